@@ -1,0 +1,244 @@
+"""Messages between the supervisor, zygotes and workers: one JSON object in each SEQPACKET datagram.
+
+Every message carries the protocol's version and its type. Decoding is strict and happens here
+alone: what cannot be decoded is a `ControlError`, and the channel is closed. Descriptors travel
+beside a message (SCM_RIGHTS) in the order that the message's comment names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, Final, TypeAlias
+
+from dataplane.model.errors import ControlError
+from dataplane.model.spec import SpecError, decode, learn
+
+PROTOCOL: Final = 1
+# A datagram longer than this is refused: the longest, a ledger's counts, has some 600 bytes.
+MESSAGE_LIMIT: Final = 64 * 1024
+
+
+# --- supervisor and zygote -------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ZygoteHello:
+    """zygote to supervisor, once: everything is imported, forks may be asked for."""
+
+    pid: int
+    code: str  # version of the code in its tree
+    tree: str  # the folder it runs from
+    abi: int  # the engine's DP_ABI
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Fork:
+    """supervisor to zygote: make a worker.
+
+    Descriptors: spec (sealed memfd), stats (memfd), channel (SEQPACKET, the worker's end), control
+    (SEQPACKET, bound, for the worker itself to listen on), then the listening sockets, one for each
+    entry of `listeners`.
+    """
+
+    request: int
+    app: str
+    generation: int
+    slot: int
+    image: str
+    listeners: tuple[str, ...]  # the listener's name for each listening socket, names may repeat
+    seal: tuple[str, ...]  # layers to leave out, for tests: "seccomp", "landlock"
+    faults: tuple[str, ...]  # failures to show on purpose, for tests; see worker/faults.py
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Forked:
+    """zygote to supervisor. Descriptors: a pidfd of the worker."""
+
+    request: int
+    pid: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ForkFailed:
+    request: int
+    error: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Exited:
+    """zygote to supervisor: a worker was reaped. `status` is as of waitpid(2)."""
+
+    pid: int
+    status: int
+
+
+# --- supervisor and worker -------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Seal:
+    """Which layers of the seal are on. landlock: the ABI in use, 0: off."""
+
+    seccomp: bool
+    landlock: int
+    no_new_privs: bool
+    dumpable: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """worker to supervisor: sealed, tables loaded, listeners in hand, one request answered."""
+
+    pid: int
+    seal: Seal
+    born_ms: float  # from the fork to this message
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """worker to supervisor: it cannot serve and ends."""
+
+    error: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Serve:
+    """supervisor to worker: accept. Ends a drain that is under way, too."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    pass
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Receive:
+    """supervisor to green: connections come. Descriptors: SEQPACKET move socket, pidfd of blue."""
+
+    slot: int  # blue's
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Receiving:
+    slot: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """green to supervisor: blue ended its side, all is started or dropped."""
+
+    slot: int
+    started: int
+    declined: int
+    stall_us: tuple[int, int, int]  # p50, p99, max
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """supervisor to blue: accept no more, move or finish what is open, then exit 0.
+
+    Descriptors: move socket (SEQPACKET) and pidfd of green, or none where nobody takes over: then
+    idle connections are closed.
+    """
+
+    deadline_ms: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DrainCounts:
+    moved_idle: int
+    moved_after_request: int
+    finished: int
+    closed: int
+    reset: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Drained:
+    """blue to supervisor, its last word."""
+
+    connections: DrainCounts
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """supervisor to worker: cut what is left, tell it by `Drained`, and exit 0."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A (new) supervisor to a worker, over its control socket: who are you?"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    pid: int
+    app: str
+    generation: int
+    slot: int
+    image: str
+    state: str
+    listeners: tuple[str, ...]
+
+
+Message: TypeAlias = (
+    ZygoteHello
+    | Fork
+    | Forked
+    | ForkFailed
+    | Exited
+    | Ready
+    | Failed
+    | Serve
+    | Serving
+    | Receive
+    | Receiving
+    | Received
+    | Drain
+    | Drained
+    | End
+    | Ask
+    | Identity
+)
+
+_KINDS: Final[dict[str, Any]] = {
+    kind.__name__: kind
+    for kind in (
+        ZygoteHello, Fork, Forked, ForkFailed, Exited, Ready, Failed, Serve, Serving, Receive,
+        Receiving, Received, Drain, Drained, End, Ask, Identity,
+    )
+}  # fmt: skip
+
+
+def learn_messages() -> None:
+    """Makes the first decoding of each message as quick as the later ones."""
+    for kind in _KINDS.values():
+        learn(kind)
+
+
+def encode_message(message: Message) -> bytes:
+    """The datagram that carries `message`."""
+    fields = {"v": PROTOCOL, "type": type(message).__name__, **dataclasses.asdict(message)}
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def decode_message(datagram: bytes) -> Message:
+    """Raises `ControlError` for another version, an unknown type, or a field that is off."""
+    try:
+        fields = json.loads(datagram)
+    except ValueError as error:
+        raise ControlError(f"not a message: {error}") from error
+    if not isinstance(fields, dict):
+        raise ControlError("not a message: no object")
+    version, name = fields.pop("v", None), fields.pop("type", None)
+    if version != PROTOCOL:
+        raise ControlError(f"protocol version {version!r}, expected {PROTOCOL}")
+    kind = _KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise ControlError(f"unknown message {name!r}")
+    try:
+        message: Message = decode(kind, fields, kind.__name__)
+    except SpecError as error:
+        raise ControlError(str(error)) from error
+    return message

@@ -1,0 +1,392 @@
+"""Moving connections from blue to green: the protocol between two workers, and its two sides.
+
+One page. Over a SEQPACKET pair, in datagrams of a header and a payload. The header, little-endian:
+version u16, type u8, zero u8, batch u32, count u32, length u32. Blue gives, green takes, a batch at
+a time (stop and wait):
+
+    blue                                            green
+    freezes a batch (out of epoll)
+    OFFER batch, count, length + records + fds  ->
+    MORE  batch                + records        ->  (while the records are longer than a datagram)
+                                                    holds them still, out of epoll
+                                                <-  ACK batch, count + declined bits
+    COMMIT batch                                ->
+    closes its copies                               starts them
+    END                                         ->  (no batch is open: all done)
+
+ABORT (from green, a reason as payload) undoes the open batch: green has closed its copies, blue
+takes all of it back, and no more batches follow.
+
+The commit decides. A connection runs in at most one process at any time, because
+- blue takes a batch back only after green's ABORT, or after green's death, which its pidfd tells;
+  an end-of-file alone is no proof of death;
+- green starts a batch only at COMMIT; if the channel ends before that, only after blue's death.
+
+Version and type keep their place in every version. A frame of another version is answered by ABORT,
+and ABORT and END are understood in every version: generations of different code can always part.
+
+Nothing here may know of a supervisor: it holds with the supervisor dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import enum
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Final, Protocol
+
+from dataplane.control.channel import receive_packet, send_packet
+from dataplane.model.errors import ControlError
+from dataplane.system.fds import close_fds
+
+VERSION: Final = 1
+HEADER: Final = struct.Struct("<HBxIII")
+# Below the kernel's 253 a message, and small enough that green's pause for a batch stays short.
+BATCH_FDS: Final = 200
+# Records of a batch: each may carry a head that is partly read.
+BATCH_BYTES: Final = 1024 * 1024
+# A datagram's payload: the kernel takes some 200 KiB at once by default, and wants it in one piece.
+PIECE_BYTES: Final = 32 * 1024
+
+
+class Kind(enum.IntEnum):
+    OFFER = 1
+    ACK = 2
+    COMMIT = 3
+    ABORT = 4
+    END = 5
+    MORE = 6
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """A frozen batch: records and, in the same order, descriptors, which stay the engine's."""
+
+    records: bytes
+    fds: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """How many of a batch run now, and how long each had stood still."""
+
+    count: int
+    stall_us: tuple[int, ...]
+
+
+class HoldFailed(Exception):
+    """Raised by `TakingEngine.hold`: records of an unknown version, or no room; nothing is held."""
+
+
+class GivingEngine(Protocol):
+    """Blue's engine, as far as moving needs it."""
+
+    def save(self, batch: int, max_fds: int, max_bytes: int) -> Saved:
+        """Freezes what may be saved now; a batch without descriptors: nothing may be."""
+
+    def commit(self, batch: int, declined: bytes) -> None:
+        """Forgets the batch and closes its copies."""
+
+    def take_back(self, batch: int) -> None:
+        """All of the batch goes on here."""
+
+
+class TakingEngine(Protocol):
+    """Green's engine, as far as moving needs it."""
+
+    def hold(self, batch: int, records: bytes, fds: Sequence[int]) -> bytes:
+        """Takes the descriptors over, whatever the outcome; returns the declined bits."""
+
+    def start(self, batch: int, count: int) -> Started:
+        """The held batch, of `count` records, begins to run."""
+
+    def drop(self, batch: int) -> None:
+        """Closes the held copies without a word to the clients."""
+
+
+class Gave(enum.Enum):
+    """How blue's side ended."""
+
+    ENDED = "ended"  # asked to stop, or nothing was left: END was sent
+    REFUSED = "refused"  # green aborted and lives: whatever is left drains here
+    PEER_GONE = "peer gone"  # green died: all that was not committed is back
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Took:
+    """How green's side ended."""
+
+    started: int
+    declined: int
+    stall_us: tuple[int, ...]
+
+
+Step = Callable[[str], Awaitable[None]]
+Gone = Callable[[], Awaitable[None]]
+
+
+async def no_step(name: str) -> None:
+    """The step that does nothing: only tests pass another."""
+
+
+class Giver:
+    """Blue's side. Mutable: the number of the last batch, and whether it was told to stop."""
+
+    def __init__(
+        self,
+        engine: GivingEngine,
+        sock: socket.socket,
+        peer_gone: Gone,
+        batches: Iterator[int],
+        step: Step = no_step,
+    ) -> None:
+        """`peer_gone` returns when green's process has ended, and not before.
+
+        `batches` numbers the engine's batches: one iterator for all that give to or take for it.
+        """
+        self._engine = engine
+        self._sock = sock
+        self._peer_gone = peer_gone
+        self._step = step
+        self._batches = batches
+        self._batch = 0
+        self._stopped = False
+        self._news = asyncio.Event()
+
+    def more(self) -> None:
+        """A connection may be saved now."""
+        self._news.set()
+
+    def stop(self) -> None:
+        """Nothing more is to be moved. The open batch is still settled."""
+        self._stopped = True
+        self._news.set()
+
+    async def run(self) -> Gave:
+        """Moves what may be saved, as it comes, until `stop`. The socket stays the caller's."""
+        while not self._stopped:
+            self._batch = next(self._batches)
+            saved = self._engine.save(self._batch, BATCH_FDS, BATCH_BYTES)
+            if not saved.fds:
+                self._news.clear()
+                await self._news.wait()
+                continue
+            gave = await self._give(saved)
+            if gave is not None:
+                return gave
+        try:
+            await _send(self._sock, Kind.END, self._batch)
+        except OSError:
+            pass  # green is gone, and holds nothing of ours
+        return Gave.ENDED
+
+    async def _give(self, saved: Saved) -> Gave | None:
+        """One batch, from frozen to settled. None: committed, go on."""
+        try:
+            await self._offer(saved)
+            await self._step("offered")
+            reply = await _receive(self._sock)
+            if reply is not None and reply.kind is Kind.ACK and reply.batch == self._batch:
+                await self._step("acknowledged")
+                await _send(self._sock, Kind.COMMIT, self._batch)
+                await self._step("committing")
+                self._engine.commit(self._batch, reply.payload)
+                await self._step("committed")
+                return None
+        except (OSError, ControlError):
+            reply = None
+        if reply is not None and reply.kind is Kind.ABORT:
+            self._engine.take_back(self._batch)
+            return Gave.REFUSED
+        # The channel is broken, or green talks nonsense: only its death says that it will not start
+        # what it may hold. Our end is shut, so that a green that lives sees there is nobody.
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it was already
+        await self._peer_gone()
+        self._engine.take_back(self._batch)
+        return Gave.PEER_GONE
+
+    async def _offer(self, saved: Saved) -> None:
+        records, count = saved.records, len(saved.fds)
+        first = HEADER.pack(VERSION, Kind.OFFER, self._batch, count, len(records))
+        await send_packet(self._sock, first + records[:PIECE_BYTES], saved.fds)
+        for at in range(PIECE_BYTES, len(records), PIECE_BYTES):
+            piece = records[at : at + PIECE_BYTES]
+            await send_packet(
+                self._sock, HEADER.pack(VERSION, Kind.MORE, self._batch, 0, len(piece)) + piece, ()
+            )
+
+
+class Taker:
+    """Green's side. Mutable: what was started and declined so far."""
+
+    def __init__(
+        self,
+        engine: TakingEngine,
+        sock: socket.socket,
+        peer_gone: Gone,
+        batches: Iterator[int],
+        step: Step = no_step,
+    ) -> None:
+        """`peer_gone` returns when blue's process has ended, and not before.
+
+        `batches` numbers the engine's batches. Blue's own numbers stay on the wire: two blues may
+        give to one green.
+        """
+        self._engine = engine
+        self._sock = sock
+        self._peer_gone = peer_gone
+        self._step = step
+        self._batches = batches
+        self._started = 0
+        self._declined = 0
+        self._stall_us: list[int] = []
+
+    async def run(self) -> Took:
+        """Takes batches until blue ends its side. The socket stays the caller's."""
+        try:
+            while True:
+                frame = await _receive(self._sock)
+                if frame is None or frame.kind is Kind.END:
+                    break
+                if frame.kind is not Kind.OFFER:
+                    close_fds(frame.fds)
+                    raise ControlError(f"{frame.kind.name} where no batch is open")
+                await self._step("offered")
+                if not await self._take(frame):
+                    break
+        except ControlError as error:
+            # Whatever was held is dropped by now: blue may take it back.
+            await self._abort(str(error))
+        return Took(started=self._started, declined=self._declined, stall_us=tuple(self._stall_us))
+
+    async def _take(self, offer: _Frame) -> bool:
+        """One batch, from offered to settled. False: blue is dead, nothing more can come.
+
+        Raises `ControlError` where the batch is refused; nothing of it is held then.
+        """
+        batch, count = next(self._batches), offer.count
+        declined = await self._hold(batch, offer)
+        await self._step("held")
+        try:
+            await _send(self._sock, Kind.ACK, offer.batch, count=count, payload=declined)
+            await self._step("acknowledged")
+            frame = await _receive(self._sock)
+        except OSError:
+            frame = None  # blue has closed its end
+        except ControlError:
+            self._engine.drop(batch)
+            raise
+        if frame is not None and frame.kind is Kind.COMMIT and frame.batch == offer.batch:
+            await self._step("starting")
+            self._start(batch, count)
+            await self._step("started")
+            return True
+        if frame is not None and frame.kind is not Kind.END:
+            self._engine.drop(batch)
+            close_fds(frame.fds)
+            raise ControlError(f"{frame.kind.name} where {Kind.COMMIT.name} was due")
+        # No commit came and none will. While blue lives, these may still be its own.
+        await self._peer_gone()
+        self._start(batch, count)
+        return False
+
+    async def _hold(self, batch: int, offer: _Frame) -> bytes:
+        """Has the engine hold the batch; returns the declined bits. Raises `ControlError`."""
+        try:
+            records = await self._records(offer)
+            if len(offer.fds) != offer.count:
+                raise ControlError(f"{len(offer.fds)} of {offer.count} descriptors came")
+        except BaseException:
+            close_fds(offer.fds)
+            raise
+        try:
+            declined = self._engine.hold(batch, records, offer.fds)
+        except HoldFailed as error:
+            self._declined += offer.count
+            raise ControlError(str(error)) from error
+        self._declined += sum(byte.bit_count() for byte in declined)
+        return declined
+
+    async def _records(self, offer: _Frame) -> bytes:
+        records = offer.payload
+        while len(records) < offer.length:
+            frame = await _receive(self._sock)
+            if frame is None or frame.kind is not Kind.MORE or frame.batch != offer.batch:
+                raise ControlError("the records are not complete")
+            records += frame.payload
+        return records
+
+    def _start(self, batch: int, count: int) -> None:
+        started = self._engine.start(batch, count)
+        self._started += started.count
+        self._stall_us.extend(started.stall_us)
+
+    async def _abort(self, reason: str) -> None:
+        try:
+            await _send(self._sock, Kind.ABORT, 0, payload=reason.encode()[:PIECE_BYTES])
+        except OSError:
+            pass  # blue is gone: nobody is left to tell
+
+
+def percentiles(stall_us: Sequence[int]) -> tuple[int, int, int]:
+    """p50, p99 and max; zeros for none."""
+    if not stall_us:
+        return (0, 0, 0)
+    ordered = sorted(stall_us)
+    last = len(ordered) - 1
+    return (ordered[last // 2], ordered[last * 99 // 100], ordered[last])
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Frame:
+    kind: Kind
+    batch: int
+    count: int
+    length: int  # of an OFFER: all its records; else the payload's
+    payload: bytes
+    fds: tuple[int, ...]
+
+
+async def _send(
+    sock: socket.socket, kind: Kind, batch: int, *, count: int = 0, payload: bytes = b""
+) -> None:
+    await send_packet(sock, HEADER.pack(VERSION, kind, batch, count, len(payload)) + payload, ())
+
+
+async def _receive(sock: socket.socket) -> _Frame | None:
+    """The next frame, or None at end-of-file. Raises `ControlError`, with no descriptor kept."""
+    packet = await receive_packet(sock, HEADER.size + PIECE_BYTES)
+    if packet is None:
+        return None
+    try:
+        if packet.truncated:
+            raise ControlError("a datagram was cut: too long, or no room for its descriptors")
+        return _parse(packet.data, packet.fds)
+    except ControlError:
+        packet.close_fds()
+        raise
+
+
+def _parse(data: bytes, fds: tuple[int, ...]) -> _Frame:
+    if len(data) < HEADER.size:
+        raise ControlError(f"a frame of {len(data)} bytes")
+    version, number, batch, count, length = HEADER.unpack_from(data)
+    payload = data[HEADER.size :]
+    try:
+        kind = Kind(number)
+    except ValueError:
+        raise ControlError(f"a frame of unknown type {number}") from None
+    if version != VERSION and kind not in (Kind.ABORT, Kind.END):
+        raise ControlError(f"move protocol version {version}, expected {VERSION}")
+    if kind is Kind.OFFER:
+        if len(payload) != min(length, PIECE_BYTES) or length > BATCH_BYTES:
+            raise ControlError(f"an offer of {length} bytes with {len(payload)}")
+    elif length != len(payload) or fds or (kind is Kind.MORE and not payload):
+        raise ControlError(f"{kind.name} with {len(payload)} of {length} bytes, {len(fds)} fds")
+    return _Frame(kind=kind, batch=batch, count=count, length=length, payload=payload, fds=fds)

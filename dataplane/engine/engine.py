@@ -1,0 +1,345 @@
+"""`Engine`: the native engine as one object, built from an app's spec.
+
+Thin: it turns pointers into an object with `close`, results into exceptions, and a spec into calls
+of the builder. It never decides anything, and never touches a connection's bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import mmap
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final
+
+from dataplane.engine._native import ffi, lib
+from dataplane.model.errors import DataplaneError
+from dataplane.model.spec import AppSpec, RouteSpec, UpstreamSpec
+
+ABI: Final = 1
+
+# What `Engine.turn` has to tell, as bits.
+NOTE_AGAIN: Final = 1
+NOTE_MOVABLE: Final = 2
+NOTE_EMPTY: Final = 4
+
+TRANSPORT_PLAIN: Final = 0
+TRANSPORT_TRICKLE: Final = 1
+
+# All buffers of one worker together: 500 connections whose both sides are as slow as can be.
+MAX_BUFFER_BYTES: Final = 256 * 1024 * 1024
+
+_PROTOCOLS: Final = {"http": lib.DP_HTTP, "tcp": lib.DP_TCP}
+_BALANCES: Final = {
+    "round_robin": lib.DP_ROUND_ROBIN,
+    "least_request": lib.DP_LEAST_REQUEST,
+}
+
+
+class EngineError(DataplaneError):
+    """The engine refused a call. `result` is its DP_E... number."""
+
+    def __init__(self, what: str, result: int) -> None:
+        super().__init__(f"{what}: {ffi.string(lib.dp_result_text(result)).decode()}")
+        self.result = result
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What became of connections while draining, or on arrival."""
+
+    moved_idle: int
+    moved_after_request: int
+    finished: int
+    closed: int
+    reset: int
+
+
+class Engine:
+    """A sealed engine with its tables. One owner, one thread; `close` it, or use it by `with`."""
+
+    def __init__(
+        self,
+        spec: AppSpec,
+        *,
+        stats: mmap.mmap | None,
+        seed: tuple[int, int],
+        tick_ms: int,
+        transport: int = TRANSPORT_PLAIN,
+    ) -> None:
+        """Raises `EngineError` for a spec that the engine cannot carry out.
+
+        `stats` is a writable mapping that outlives the engine; `seed` is drawn by each process for
+        itself; every `tick_ms` the engine shows in `stats` that it lives.
+        """
+        if lib.dp_abi() != ABI:
+            raise EngineError(
+                f"the library has ABI {lib.dp_abi()}, expected {ABI}", lib.DP_EVERSION
+            )
+        self._stats = None if stats is None else ffi.from_buffer(stats, require_writable=True)
+        self._engine = _new(spec, self._stats, seed, tick_ms, transport)
+        try:
+            self._listeners: Final = _Builder(self._engine).build(spec)
+            _check(lib.dp_engine_seal(self._engine), "sealing the tables")
+        except BaseException:
+            self.close()
+            raise
+        self.fd: Final[int] = lib.dp_engine_fd(self._engine)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all connections. Nothing of this object may be called afterwards."""
+        if self._engine is not None:
+            lib.dp_engine_free(self._engine)
+            self._engine = None
+        if self._stats is not None:
+            ffi.release(self._stats)
+            self._stats = None
+
+    def attach(self, listener: str, fd: int) -> None:
+        """Lends a listening socket, which stays the caller's, for the listener of that name."""
+        index = self._listeners.get(listener)
+        if index is None:
+            raise EngineError(f"listener {listener}", lib.DP_EGONE)
+        _check(lib.dp_listener_attach(self._engine, index, fd), f"listener {listener}")
+
+    def serve(self) -> None:
+        """Accepts on all attached sockets. Ends a drain."""
+        _check(lib.dp_engine_serve(self._engine), "serving")
+
+    def pause(self) -> None:
+        """Accepts no more; what is open goes on."""
+        _check(lib.dp_engine_pause(self._engine), "pausing")
+
+    def probe(self, fd: int) -> None:
+        """Takes over one end of a stream socket pair as a connection that is answered here."""
+        _check(lib.dp_engine_probe(self._engine, fd), "the probe")
+
+    def turn(self, max_rounds: int) -> int:
+        """Handles what is ready, at most so many batches; returns NOTE_ bits."""
+        notes: int = lib.dp_engine_turn(self._engine, max_rounds)
+        if notes < 0:
+            raise EngineError("a turn", notes)
+        return notes
+
+    def drain(self) -> None:
+        """From now on connections stop after their exchange and wait to be saved."""
+        _check(lib.dp_engine_drain(self._engine), "draining")
+
+    def close_idle(self) -> None:
+        """Nobody takes over: closes what waits now, and what finishes later."""
+        _check(lib.dp_engine_close_idle(self._engine), "closing idle connections")
+
+    def reset_all(self) -> int:
+        """Cuts what is left; returns how many connections that were."""
+        return _check(lib.dp_engine_reset_all(self._engine), "cutting connections")
+
+    def tally(self) -> Tally:
+        """What became of connections since draining began."""
+        counts = ffi.new("dp_drain_counts *")
+        _check(lib.dp_engine_drain_counts(self._engine, counts), "counting")
+        return Tally(
+            moved_idle=counts.moved_idle,
+            moved_after_request=counts.moved_after_request,
+            finished=counts.finished,
+            closed=counts.closed,
+            reset=counts.reset,
+        )
+
+    def save(self, batch: int, max_fds: int, max_bytes: int) -> tuple[bytes, tuple[int, ...]]:
+        """Freezes what may be saved now as this batch: records, and a descriptor for each.
+
+        The descriptors stay the engine's. Nothing may be saved: no batch is open, both are empty.
+        """
+        # Pages of it that no record reaches are never touched.
+        records = bytearray(max_bytes)
+        fds = ffi.new("int[]", max_fds)
+        length = ffi.new("size_t *")
+        count = _check(
+            lib.dp_move_save(
+                self._engine, batch, ffi.from_buffer(records), max_bytes, fds, max_fds, length
+            ),
+            "saving connections",
+        )
+        return bytes(memoryview(records)[: length[0] if count else 0]), tuple(
+            ffi.unpack(fds, count)
+        )
+
+    def commit(self, batch: int, declined: bytes) -> None:
+        """Another process has them: forgets the batch. The declined ones are closed politely."""
+        _check(
+            lib.dp_move_commit(self._engine, batch, ffi.from_buffer(declined), len(declined)),
+            "giving connections away",
+        )
+
+    def take_back(self, batch: int) -> None:
+        """All of the batch goes on here."""
+        _check(lib.dp_move_take_back(self._engine, batch), "taking connections back")
+
+    def hold(self, batch: int, records: bytes, fds: Sequence[int]) -> bytes:
+        """Takes the descriptors over and holds them still; returns the declined bits.
+
+        Raises `EngineError`, for records of an unknown version too: then nothing is held.
+        """
+        declined = ffi.new("uint8_t[]", (len(fds) + 7) // 8)
+        result = lib.dp_move_hold(
+            self._engine,
+            batch,
+            ffi.from_buffer(records),
+            len(records),
+            ffi.new("int[]", fds),
+            len(fds),
+            declined,
+        )
+        if result < 0:
+            for fd in fds:
+                os.close(fd)
+            raise EngineError("moved connections", result)
+        return bytes(ffi.buffer(declined))
+
+    def start(self, batch: int, count: int) -> tuple[int, tuple[int, ...]]:
+        """The held batch, of at most `count`, begins to run: how many, and how long each stood."""
+        stalls = ffi.new("uint32_t[]", count)
+        started = _check(
+            lib.dp_move_start(self._engine, batch, stalls, count), "starting moved connections"
+        )
+        return started, tuple(ffi.unpack(stalls, min(started, count)))
+
+    def drop(self, batch: int) -> None:
+        """Closes the held copies without a word to the clients."""
+        _check(lib.dp_move_drop(self._engine, batch), "dropping moved connections")
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        raise EngineError(what, result)
+    return result
+
+
+def _new(spec: AppSpec, stats: Any, seed: tuple[int, int], tick_ms: int, transport: int) -> Any:
+    options = ffi.new("dp_engine_options *")
+    options.transport = transport
+    options.max_connections = spec.limits.connections
+    options.max_header_bytes = spec.limits.header_bytes
+    options.max_headers = spec.limits.headers
+    options.max_body_bytes = spec.limits.body_bytes
+    options.max_buffer_bytes = MAX_BUFFER_BYTES
+    options.header_ms = spec.timeouts.header_ms
+    options.body_idle_ms = spec.timeouts.body_idle_ms
+    options.idle_ms = spec.timeouts.idle_ms
+    options.tunnel_idle_ms = spec.timeouts.tunnel_idle_ms
+    options.seed_low, options.seed_high = seed
+    options.tick_ms = tick_ms
+    page = ffi.NULL
+    if stats is not None:
+        if len(stats) < ffi.sizeof("dp_stats"):
+            raise EngineError(f"a stats page of {len(stats)} bytes", lib.DP_EINVAL)
+        page = ffi.cast("dp_stats *", stats)
+    engine = ffi.new("dp_engine **")
+    _check(lib.dp_engine_new(options, page, engine), "making the engine")
+    return engine[0]
+
+
+class _Builder:
+    """Tells an engine its tables. Mutable: what the names so far stand for."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self._upstreams: dict[str, int] = {}
+
+    def build(self, spec: AppSpec) -> dict[str, int]:
+        """Adds all of the spec; returns each listener's index by its name."""
+        for upstream in spec.upstreams:
+            self._upstreams[upstream.name] = self._upstream(upstream)
+        listeners = {}
+        for listener in spec.listeners:
+            index = -1 if listener.upstream is None else self._upstreams[listener.upstream]
+            listeners[listener.name] = _check(
+                lib.dp_listener_add(
+                    self._engine, listener.name.encode(), _PROTOCOLS[listener.protocol], index
+                ),
+                f"listener {listener.name}",
+            )
+        for number, route in enumerate(spec.routes):
+            self._route(route, f"routes[{number}]")
+        return listeners
+
+    def _upstream(self, upstream: UpstreamSpec) -> int:
+        where = f"upstream {upstream.name}"
+        index = _check(
+            lib.dp_upstream_add(
+                self._engine,
+                upstream.name.encode(),
+                _BALANCES[upstream.balance],
+                upstream.connect_timeout_ms,
+                upstream.keepalive,
+            ),
+            where,
+        )
+        for endpoint in upstream.endpoints:
+            _check(
+                lib.dp_endpoint_add(self._engine, index, endpoint.address.encode(), endpoint.port),
+                f"{where}, endpoint {endpoint.address} port {endpoint.port}",
+            )
+        return index
+
+    def _route(self, route: RouteSpec, where: str) -> None:
+        options = ffi.new("dp_route_options *")
+        texts = []  # what the options point at; the engine copies it
+
+        def text(value: str | None) -> Any:
+            if value is None:
+                return ffi.NULL
+            texts.append(ffi.new("char[]", value.encode()))
+            return texts[-1]
+
+        options.host = text(route.match.host)
+        options.path = text(route.match.path)
+        for method in route.match.methods:
+            bit = lib.dp_method_bit(method.encode(), len(method.encode()))
+            if not bit:
+                raise EngineError(f"{where}: method {method}", lib.DP_EMETHOD)
+            options.methods |= bit
+        options.upstream = -1 if route.upstream is None else self._upstreams[route.upstream]
+        options.request_timeout_ms = route.request_timeout_ms
+        if route.redirect is not None:
+            options.status = route.redirect.status
+            options.location = text(route.redirect.to)
+        elif route.respond is not None:
+            body = route.respond.body.encode()
+            options.status = route.respond.status
+            options.body = ffi.from_buffer("uint8_t[]", body)
+            options.body_len = len(body)
+        index = _check(lib.dp_route_add(self._engine, options), where)
+        for name, value in route.match.headers:
+            _check(
+                lib.dp_route_match_header(self._engine, index, name.encode(), value.encode()),
+                f"{where}: match of header {name}",
+            )
+        self._edits(route, index, where)
+
+    def _edits(self, route: RouteSpec, index: int, where: str) -> None:
+        request, response = route.request_headers, route.response_headers
+        edits = [
+            *((lib.DP_EDIT_REQUEST_SET, name, value) for name, value in request.set),
+            *((lib.DP_EDIT_REQUEST_REMOVE, name, None) for name in request.remove),
+            *((lib.DP_EDIT_RESPONSE_SET, name, value) for name, value in response.set),
+            *((lib.DP_EDIT_RESPONSE_REMOVE, name, None) for name in response.remove),
+        ]
+        for edit, name, value in edits:
+            given = ffi.NULL if value is None else value.encode()
+            _check(
+                lib.dp_route_edit(self._engine, index, edit, name.encode(), given),
+                f"{where}: edit of header {name}",
+            )

@@ -1,0 +1,223 @@
+"""The engine's parsers as Python functions: message heads and chunked bodies, for tests and tools.
+
+Thin: bytes go in, what the C functions found comes out as frozen values, a refusal is an exception.
+It must never judge bytes itself, and nothing that serves connections may use it: the engine calls
+the same C functions without Python.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Any, Final
+
+from dataplane.engine._native import ffi, lib
+from dataplane.model.errors import DataplaneError
+
+
+class Verdict(enum.Enum):
+    """Why bytes were refused."""
+
+    MALFORMED = lib.DP_EMALFORMED
+    TOO_BIG = lib.DP_ETOOBIG
+    VERSION = lib.DP_EVERSION
+    TARGET = lib.DP_ETARGET
+    CODING = lib.DP_ECODING
+    EXPECT = lib.DP_EEXPECT
+    METHOD = lib.DP_EMETHOD
+
+
+class Framing(enum.Enum):
+    """How a body's end is told."""
+
+    NONE = lib.DP_BODY_NONE
+    LENGTH = lib.DP_BODY_LENGTH
+    CHUNKED = lib.DP_BODY_CHUNKED
+    CLOSE = lib.DP_BODY_CLOSE
+
+
+class RefusedError(DataplaneError):
+    """The bytes are not taken. Whoever sent them gets no second reading."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(f"refused: {verdict.name.lower()}")
+        self.verdict = verdict
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Of one head. max_target 0: no limit of its own."""
+
+    max_bytes: int = 16 * 1024
+    max_fields: int = 100
+    max_target: int = 8 * 1024
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One field line. `dropped`: hop by hop, not to be forwarded."""
+
+    name: bytes
+    value: bytes
+    dropped: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RequestHead:
+    """What dp_request_parse found; see dp_request_head in dp.h."""
+
+    method: bytes
+    target: bytes
+    host: bytes
+    host_name: bytes
+    path: bytes
+    query: bytes
+    minor: int
+    framing: Framing
+    content_length: int
+    keep_alive: bool
+    expects_continue: bool
+    has_upgrade: bool
+    fields: tuple[Field, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseHead:
+    """What dp_response_parse found. `content_length` is None where none was told."""
+
+    status: int
+    reason: bytes
+    minor: int
+    framing: Framing
+    content_length: int | None
+    keep_alive: bool
+    fields: tuple[Field, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkedPart:
+    """What one feed made of its bytes: how many were the body's, and what is kept of them."""
+
+    used: int
+    kept: bytes
+    complete: bool
+
+
+DEFAULT_LIMITS: Final = Limits()
+
+_NOT_TOLD: Final = 2**64 - 1
+
+
+class HeadEnd:
+    """Finds where a head ends, over as many looks as it takes. Each byte is looked at once."""
+
+    __slots__ = ("_len", "_limits", "_scanned")
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._limits = _c_limits(limits)
+        self._scanned = ffi.new("uint32_t *")
+        self._len = ffi.new("uint32_t *")
+
+    def look(self, data: bytes) -> int | None:
+        """The head's length, or None if more must come. data is all that came since its start."""
+        result = lib.dp_head_end(data, len(data), self._limits, self._scanned, self._len)
+        if result == lib.DP_NEED_MORE:
+            return None
+        _check(result)
+        return int(self._len[0])
+
+
+class Chunked:
+    """A chunked body, in parts. With `keep_framing` what is kept is chunked again."""
+
+    __slots__ = ("_keep_framing", "_kept", "_state", "_used")
+
+    def __init__(self, *, keep_framing: bool) -> None:
+        self._keep_framing = keep_framing
+        self._state = ffi.new("dp_chunked *")
+        self._used = ffi.new("size_t *")
+        self._kept = ffi.new("size_t *")
+
+    def feed(self, data: bytes) -> ChunkedPart:
+        """Takes the next bytes. Once it raised, or was complete, it stays so."""
+        room = bytearray(data)
+        with ffi.from_buffer(room, require_writable=True) as lent:
+            result = lib.dp_chunked_feed(
+                self._state, lent, len(room), self._keep_framing, self._used, self._kept
+            )
+        if result != lib.DP_NEED_MORE:
+            _check(result)
+        return ChunkedPart(
+            used=int(self._used[0]),
+            kept=bytes(room[: self._kept[0]]),
+            complete=result == lib.DP_OK,
+        )
+
+
+def parse_request(data: bytes, limits: Limits = DEFAULT_LIMITS) -> RequestHead:
+    """data is one whole head, as HeadEnd found it. Raises RefusedError."""
+    head = ffi.new("dp_request_head *")
+    _check(lib.dp_request_parse(data, len(data), _c_limits(limits), head))
+    return RequestHead(
+        method=_cut(data, head.method_span),
+        target=_cut(data, head.target),
+        host=_cut(data, head.host),
+        host_name=_cut(data, head.host_name),
+        path=_cut(data, head.path),
+        query=_cut(data, head.query),
+        minor=head.minor,
+        framing=Framing(head.framing),
+        content_length=head.content_length,
+        keep_alive=bool(head.keep_alive),
+        expects_continue=bool(head.expects_continue),
+        has_upgrade=bool(head.has_upgrade),
+        fields=_fields(data, head),
+    )
+
+
+def parse_response(
+    data: bytes, limits: Limits = DEFAULT_LIMITS, *, to_head: bool = False
+) -> ResponseHead:
+    """data is one whole head. to_head: it answers a HEAD request. Raises RefusedError."""
+    head = ffi.new("dp_response_head *")
+    _check(lib.dp_response_parse(data, len(data), _c_limits(limits), to_head, head))
+    return ResponseHead(
+        status=head.status,
+        reason=_cut(data, head.reason),
+        minor=head.minor,
+        framing=Framing(head.framing),
+        content_length=None if head.content_length == _NOT_TOLD else head.content_length,
+        keep_alive=bool(head.keep_alive),
+        fields=_fields(data, head),
+    )
+
+
+def _check(result: int) -> None:
+    if result != lib.DP_OK:
+        raise RefusedError(Verdict(result))
+
+
+def _c_limits(limits: Limits) -> Any:
+    return ffi.new(
+        "dp_head_limits *",
+        {
+            "max_bytes": limits.max_bytes,
+            "max_fields": limits.max_fields,
+            "max_target": limits.max_target,
+        },
+    )
+
+
+def _cut(data: bytes, span: Any) -> bytes:
+    return data[span.off : span.off + span.len]
+
+
+def _fields(data: bytes, head: Any) -> tuple[Field, ...]:
+    return tuple(
+        Field(
+            name=_cut(data, field.name),
+            value=_cut(data, field.value),
+            dropped=bool(field.flags & lib.DP_FIELD_DROP),
+        )
+        for field in head.fields[0 : head.field_count]
+    )

@@ -1,0 +1,378 @@
+"""The JSON Schema of an app's file: the one truth about its form. `dataplane schema` prints it.
+
+Beside the standard's keywords it uses three of ours, which other validators pass over:
+`x-hint` (a right value, told with a finding), `x-not-yet` (keys or values that the contract has
+and this version does not) and `x-format` (a check in `values.py` that says more than a pattern).
+What concerns two places of a file at once (an upstream that does not exist) is in `config.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Final
+
+from dataplane.image.values import METHODS
+
+# The engine's own ceilings; see native/include/dp.h.
+MAX_FIELDS: Final = 256
+MAX_HEAD_BYTES: Final = 64 << 10
+
+_NAME: Final = {
+    "title": "a name",
+    "type": "string",
+    "pattern": "^[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$",
+    "x-hint": "up to 63 letters, digits, '-', '_' and '.'",
+}
+_DURATION: Final = {
+    "title": "a duration",
+    "type": "string",
+    "pattern": "^(0|[1-9][0-9]{0,8})(ms|s|m|h)$",
+    "x-format": "duration",
+    "x-hint": "write 250ms, 5s, 1m or 1h",
+}
+_WAIT: Final = {**_DURATION, "title": "a duration above 0", "x-format": "wait"}
+_SIZE: Final = {
+    "title": "a size",
+    "type": ["integer", "string"],
+    "minimum": 0,
+    "maximum": (1 << 50),
+    "pattern": "^(0|[1-9][0-9]{0,11})(B|KiB|MiB|GiB)$",
+    "x-format": "size",
+    "x-hint": "write 16KiB, 1MiB, or a number of bytes",
+}
+_FIELDS: Final = {
+    "title": "header fields, name: value",
+    "type": "object",
+    "maxProperties": 64,
+    "additionalProperties": {
+        "title": "a text",
+        "type": "string",
+        "maxLength": 4096,
+        "x-format": "field-value",
+        "x-hint": 'put it in quotes; an empty one is ""',
+    },
+}
+_EDITS: Final = {
+    "title": "edits of header fields",
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "set": {**_FIELDS, "propertyNames": {"x-format": "edited-field-name"}},
+        "remove": {
+            "title": "a list of header fields' names",
+            "type": "array",
+            "maxItems": 64,
+            "items": {"title": "a name", "type": "string", "x-format": "edited-field-name"},
+        },
+    },
+}
+_LISTENER: Final = {
+    "title": "a listener",
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["name", "bind", "protocol"],
+    "properties": {
+        "name": {"$ref": "#/$defs/name"},
+        "bind": {
+            "title": "an address",
+            "description": "host:port or [v6]:port; port 0 takes a free one",
+            "type": "string",
+            "x-format": "listen-address",
+            "x-hint": "write 127.0.0.1:8080",
+        },
+        "protocol": {"title": "a protocol", "enum": ["http", "tcp"]},
+        "upstream": {"title": "the name of an upstream", "type": "string"},
+    },
+    "if": {"properties": {"protocol": {"const": "tcp"}}, "required": ["protocol"]},
+    "then": {"required": ["upstream"]},
+    "else": {
+        "if": {"properties": {"protocol": {"const": "http"}}, "required": ["protocol"]},
+        "then": {"properties": {"upstream": {"not": {}}}},
+    },
+    "x-not-yet": ["tls", "proxy_protocol", "trusted_proxies", "core", "hosts", "default"],
+}
+_MATCH: Final = {
+    "title": "what to match",
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "host": {
+            "title": "a host",
+            "type": "string",
+            "x-format": "host",
+            "x-hint": 'write www.example.com or "*.example.com"',
+        },
+        "path": {
+            "title": "a path",
+            "description": "ending in '/': all beneath it; any other: only itself",
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 1024,
+            "x-format": "path",
+            "x-hint": "write /api/",
+        },
+        "methods": {
+            "title": "a list of methods",
+            "type": "array",
+            "minItems": 1,
+            "uniqueItems": True,
+            "items": {
+                "title": "a method",
+                "enum": list(METHODS),
+                "x-format": "method",
+                "x-hint": "known are " + ", ".join(METHODS),
+            },
+        },
+        "headers": {**_FIELDS, "propertyNames": {"x-format": "field-name"}},
+    },
+}
+_ROUTE: Final = {
+    "title": "a route",
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["match"],
+    "oneOf": [{"required": ["upstream"]}, {"required": ["redirect"]}, {"required": ["respond"]}],
+    "properties": {
+        "match": _MATCH,
+        "upstream": {"title": "the name of an upstream", "type": "string"},
+        "redirect": {
+            "title": "a redirect",
+            "description": "of a prefix, it keeps the rest of the path",
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["to"],
+            "properties": {
+                "to": {
+                    "title": "a path or URL",
+                    "type": "string",
+                    "maxLength": 2048,
+                    "x-format": "redirect-target",
+                    "x-hint": "write /new/ or https://...",
+                },
+                "status": {
+                    "title": "a redirect's status",
+                    "enum": [301, 302, 303, 307, 308],
+                    "default": 308,
+                },
+            },
+        },
+        "respond": {
+            "title": "a fixed response",
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "status": {
+                    "title": "a status",
+                    "type": "integer",
+                    "minimum": 200,
+                    "maximum": 599,
+                    "default": 200,
+                },
+                "body": {"title": "a text", "type": "string", "maxLength": 65536, "default": ""},
+            },
+        },
+        "request_timeout": {"$ref": "#/$defs/wait", "default": "30s"},
+        "request_headers": {"$ref": "#/$defs/edits", "default": {}},
+        "response_headers": {"$ref": "#/$defs/edits", "default": {}},
+    },
+    "x-not-yet": ["retries"],
+}
+_ENDPOINT: Final = {
+    "title": "an endpoint",
+    "type": ["string", "object"],
+    "x-format": "endpoint-address",
+    "x-hint": "write 127.0.0.1:9001",
+    "additionalProperties": False,
+    "required": ["address"],
+    "properties": {
+        "address": {
+            "title": "an address",
+            "type": "string",
+            "x-format": "endpoint-address",
+            "x-hint": "write 127.0.0.1:9001",
+        }
+    },
+    "x-not-yet": ["weight"],
+}
+_UPSTREAM: Final = {
+    "title": "an upstream",
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["endpoints"],
+    "properties": {
+        "balance": {
+            "title": "a way to balance",
+            "enum": ["round_robin", "least_request"],
+            "default": "round_robin",
+            "x-not-yet": ["p2c", "maglev"],
+        },
+        "endpoints": {
+            "title": "a list of endpoints",
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 256,
+            "items": _ENDPOINT,
+        },
+        "connect_timeout": {"$ref": "#/$defs/wait", "default": "1s"},
+        "keepalive": {
+            "title": "a whole number",
+            "description": "idle connections kept for each endpoint",
+            "type": "integer",
+            "minimum": 0,
+            "maximum": 10000,
+            "default": 64,
+        },
+    },
+    "x-not-yet": ["key", "max_connections", "health", "tls", "proxy_protocol"],
+}
+
+_APP: Final[dict[str, Any]] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "an app",
+    "description": "configs/apps/NAME.yaml: the whole proxy of one application",
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["version", "app", "listeners"],
+    "properties": {
+        "version": {"title": "the version of this format", "const": 1, "type": "integer"},
+        "app": {
+            "title": "the app's name, which is the file's too",
+            "type": "string",
+            "x-format": "app-name",
+        },
+        "listeners": {
+            "title": "a list of listeners",
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 64,
+            "items": _LISTENER,
+        },
+        "routes": {
+            "title": "a list of routes",
+            "description": "the most specific wins: host, exact path, longest prefix, then order",
+            "type": "array",
+            "maxItems": 1000,
+            "default": [],
+            "items": _ROUTE,
+        },
+        "upstreams": {
+            "title": "upstreams, name: {endpoints: [...]}",
+            "type": "object",
+            "maxProperties": 256,
+            "default": {},
+            "propertyNames": {"$ref": "#/$defs/name"},
+            "additionalProperties": _UPSTREAM,
+        },
+        "timeouts": {
+            "title": "timeouts, name: duration",
+            "type": "object",
+            "default": {},
+            "additionalProperties": False,
+            "properties": {
+                "header": {"$ref": "#/$defs/wait", "default": "10s"},
+                "body_idle": {"$ref": "#/$defs/wait", "default": "30s"},
+                "idle": {"$ref": "#/$defs/wait", "default": "60s"},
+                "tunnel_idle": {"$ref": "#/$defs/wait", "default": "1h"},
+            },
+        },
+        "limits": {
+            "title": "limits, name: number",
+            "type": "object",
+            "default": {},
+            "additionalProperties": False,
+            "properties": {
+                "connections": {
+                    "title": "a whole number",
+                    "description": "of clients, in each worker; 0: no limit",
+                    "type": "integer",
+                    "minimum": 0,
+                    "maximum": 10_000_000,
+                    "default": 10000,
+                },
+                "header_bytes": {
+                    "$ref": "#/$defs/size",
+                    "description": "of one message head",
+                    "x-format": "head-size",
+                    "default": "32KiB",
+                },
+                "headers": {
+                    "title": "a whole number",
+                    "description": "fields in one head",
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": MAX_FIELDS,
+                    "default": 100,
+                },
+                "body_bytes": {
+                    "$ref": "#/$defs/size",
+                    "description": "of a request's body; 0: no limit",
+                    "default": 0,
+                },
+            },
+            "x-not-yet": ["memory", "cpu"],
+        },
+        "access_log": {
+            "title": "access_log: {format: none}",
+            "type": "object",
+            "default": {},
+            "additionalProperties": False,
+            "properties": {
+                "format": {
+                    "title": "a format",
+                    "enum": ["none"],
+                    "default": "none",
+                    "x-not-yet": ["json", "combined"],
+                }
+            },
+        },
+        "drain": {
+            "title": "drain: {deadline: 30s}",
+            "type": "object",
+            "default": {},
+            "additionalProperties": False,
+            "properties": {
+                "deadline": {
+                    "$ref": "#/$defs/duration",
+                    "description": "for connections that cannot move",
+                    "default": "30s",
+                }
+            },
+        },
+        "rollout": {
+            "title": "rollout: {ready_deadline: 5s}",
+            "type": "object",
+            "default": {},
+            "additionalProperties": False,
+            "properties": {
+                "ready_deadline": {"$ref": "#/$defs/wait", "default": "5s"},
+                "upstreams": {
+                    "title": "what unhealthy upstreams mean for a swap",
+                    "enum": ["ignore"],
+                    "default": "ignore",
+                    "x-not-yet": ["regress"],
+                },
+            },
+        },
+        "workers": {
+            "title": "a whole number",
+            "description": "processes of a generation",
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 64,
+            "default": 1,
+        },
+    },
+    "x-not-yet": ["access", "rate"],
+    "$defs": {
+        "name": _NAME,
+        "duration": _DURATION,
+        "wait": _WAIT,
+        "size": _SIZE,
+        "edits": _EDITS,
+    },
+}
+
+
+def app_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of `configs/apps/NAME.yaml`; the caller's own copy."""
+    return copy.deepcopy(_APP)

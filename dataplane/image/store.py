@@ -1,0 +1,233 @@
+"""The store: images of all apps as an OCI image layout in STATE_DIR/images.
+
+Blobs never change and are named by their digest; what is read is always held against it. Writers
+take one lock, and every file is there whole or not at all: whatever fails, images that were in the
+store stay readable. Holds no times, so that equal images are equal files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from dataplane.image.abi import Abi
+from dataplane.image.files import TEMPORARY, locked, write_atomically
+from dataplane.model.errors import ImageError
+from dataplane.model.names import APP_NAME, DIGEST, AppName, Digest
+from dataplane.model.spec import AppSpec, SpecError
+
+MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
+IMAGE_TYPE: Final = "application/vnd.dataplane.image.v1+json"
+ABI_TYPE: Final = "application/vnd.dataplane.abi.v1+json"
+SPEC_TYPE: Final = "application/vnd.dataplane.spec.v1+json"
+CODE_TYPE: Final = "application/vnd.dataplane.code.v1.tar"
+APP_ANNOTATION: Final = "dev.dataplane.app"
+VERSION_ANNOTATION: Final = "org.opencontainers.image.version"
+
+_LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
+_EMPTY_INDEX: Final = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": []}
+MAX_BLOB_BYTES: Final = 256 << 20  # a code layer has 15 MB
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """One image of the store; its manifest and config layer were checked against their digests."""
+
+    digest: Digest
+    app: AppName
+    spec: AppSpec
+    config_layer: Digest
+    code_layer: Digest
+    code_version: str
+    abi: Abi
+
+
+class Store:
+    """An OCI image layout on disk. Holds nothing in memory: many processes may share it."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.folder = state_dir / "images"
+        self._blobs = self.folder / "blobs" / "sha256"
+        self._index = self.folder / "index.json"
+
+    @staticmethod
+    def open(state_dir: Path) -> Store:
+        """The store of the state folder, made if it is missing. Raises `ImageError`."""
+        store = Store(state_dir)
+        try:
+            store._index.stat()
+        except FileNotFoundError:
+            with store.writing():
+                store._make_layout()
+        except OSError as error:
+            raise ImageError(f"cannot read {store._index}: {error.strerror}") from error
+        return store
+
+    def put_blob(self, data: bytes) -> Digest:
+        """Keeps the bytes, under their digest. Raises `ImageError`."""
+        with self.writing():
+            return self._put(data)
+
+    def get(self, digest: Digest) -> bytes:
+        """The blob's bytes, proven to be those. Raises `ImageError` that names the blob."""
+        path = self.blob_path(digest)
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_BLOB_BYTES + 1)
+        except FileNotFoundError:
+            raise ImageError(f"{digest} is not in the store {self.folder}") from None
+        except OSError as error:
+            raise ImageError(f"cannot read {path}: {error.strerror}") from error
+        if digest_of(data) != digest:
+            raise ImageError(f"{path} is damaged: its content is not {digest}; build it again")
+        return data
+
+    def blob_path(self, digest: Digest) -> Path:
+        """Where the blob is, if it is there. Raises `ImageError` for what is no digest."""
+        if DIGEST.fullmatch(digest) is None:
+            raise ImageError(f"{digest!r} is not a digest: sha256: and 64 hex digits")
+        return self._blobs / digest.removeprefix("sha256:")
+
+    def image(self, digest: Digest) -> Image:
+        """The image of that digest. Raises `ImageError` if it is unknown, damaged or not ours."""
+        raw = self.get(digest)
+        try:
+            return self._read_manifest(digest, json.loads(raw))
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise ImageError(f"{digest} is not an image of an app: {error}") from error
+
+    def images(self) -> tuple[Image, ...]:
+        """All images, oldest first. Raises `ImageError` if one cannot be read."""
+        return tuple(self.image(digest) for digest in self.digests())
+
+    def digests(self) -> tuple[Digest, ...]:
+        """The digests of all images, oldest first; nothing but the index is read."""
+        return tuple(Digest(entry["digest"]) for entry in self._read_index()["manifests"])
+
+    def add(self, spec: AppSpec, abi: Abi, code_layer: Digest, code_version: str) -> Digest:
+        """Makes the image of a spec and a code layer that is here already. Raises `ImageError`."""
+        with self.writing():
+            config = spec.to_json()
+            annotations = {APP_ANNOTATION: spec.app, VERSION_ANNOTATION: code_version}
+            manifest = canonical(
+                {
+                    "schemaVersion": 2,
+                    "mediaType": MANIFEST_TYPE,
+                    "artifactType": IMAGE_TYPE,
+                    "config": _descriptor(ABI_TYPE, self._put(abi.to_json()), len(abi.to_json())),
+                    "layers": [
+                        _descriptor(SPEC_TYPE, self._put(config), len(config)),
+                        _descriptor(CODE_TYPE, code_layer, self._size(code_layer)),
+                    ],
+                    "annotations": annotations,
+                }
+            )
+            digest = self._put(manifest)
+            index = self._read_index()
+            if all(entry["digest"] != digest for entry in index["manifests"]):
+                entry = _descriptor(MANIFEST_TYPE, digest, len(manifest))
+                entry |= {"artifactType": IMAGE_TYPE, "annotations": annotations}
+                index["manifests"].append(entry)
+                write_atomically(self._index, canonical(index), 0o644)
+            return digest
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Holds the store's lock; a failure of the disk becomes an `ImageError` that says so."""
+        try:
+            self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with locked(self.state_dir / "images.lock"):
+                yield
+        except OSError as error:
+            raise ImageError(disk_failure(self.state_dir, error)) from error
+
+    def _make_layout(self) -> None:
+        # Whoever may read images reads what the environment was when they were built.
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        self._blobs.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / "oci-layout", _LAYOUT, 0o644)
+        if not self._index.exists():  # the index comes last: it says that the layout is there
+            write_atomically(self._index, canonical(_EMPTY_INDEX), 0o644)
+
+    def _put(self, data: bytes) -> Digest:
+        for left in self._blobs.glob(f"{TEMPORARY}*"):  # under the lock: its writer is dead
+            left.unlink()
+        digest = digest_of(data)
+        path = self.blob_path(digest)
+        try:
+            sound = path.stat().st_size == len(data) and path.read_bytes() == data
+        except FileNotFoundError:
+            sound = False
+        if not sound:
+            write_atomically(path, data, 0o444)
+        return digest
+
+    def _size(self, digest: Digest) -> int:
+        return self.blob_path(digest).stat().st_size
+
+    def _read_index(self) -> dict[str, Any]:
+        try:
+            index = json.loads(self._index.read_bytes())
+            for entry in index["manifests"]:
+                self.blob_path(entry["digest"])
+        except OSError as error:
+            raise ImageError(f"cannot read {self._index}: {error.strerror}") from error
+        except (ValueError, LookupError, TypeError) as error:
+            raise ImageError(f"{self._index} is damaged: {error}") from error
+        return dict(index)
+
+    def _read_manifest(self, digest: Digest, manifest: dict[str, Any]) -> Image:
+        kinds = [layer["mediaType"] for layer in manifest["layers"]]
+        if manifest["artifactType"] != IMAGE_TYPE or kinds != [SPEC_TYPE, CODE_TYPE]:
+            raise SpecError("of another kind")
+        config_layer, code_layer = (Digest(layer["digest"]) for layer in manifest["layers"])
+        # The code layer is proven when it is unpacked; here it need only be there.
+        code = self.blob_path(code_layer)
+        if not code.exists():
+            raise ImageError(f"{digest} lacks its code layer {code_layer}; build it again")
+        spec = AppSpec.from_json(self.get(config_layer))
+        if APP_NAME.fullmatch(spec.app) is None:
+            raise SpecError(f"{spec.app!r} is not an app's name")
+        return Image(
+            digest=digest,
+            app=AppName(spec.app),
+            spec=spec,
+            config_layer=config_layer,
+            code_layer=code_layer,
+            code_version=str(manifest["annotations"][VERSION_ANNOTATION]),
+            abi=Abi.from_json(self.get(Digest(manifest["config"]["digest"]))),
+        )
+
+
+def digest_of(data: bytes) -> Digest:
+    """The name of these bytes in the store."""
+    return Digest(f"sha256:{hashlib.sha256(data).hexdigest()}")
+
+
+def canonical(value: object) -> bytes:
+    """One way to write a JSON value: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def disk_failure(folder: Path, error: OSError) -> str:
+    """What went wrong with a state folder, and what helps."""
+    place = error.filename if isinstance(error.filename, str) else folder
+    text = f"cannot write {place}: {os.strerror(error.errno) if error.errno else error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{text}; images that were built before are untouched. Free some space in {folder}"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{text}; name a folder that you may write to by --state-dir"
+    return text
+
+
+def _descriptor(media_type: str, digest: Digest, size: int) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": digest, "size": size}

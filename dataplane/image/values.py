@@ -1,0 +1,277 @@
+"""What single values of a config file mean: durations, sizes, addresses, hosts, paths, fields.
+
+Pure functions from text to a normalised value. What does not fit is an `Unfit` with a message that
+quotes the value and a hint that shows a right one; nobody here knows files or lines.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final
+
+from dataplane.model.names import APP_NAME
+
+MS_OF_UNIT: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
+BYTES_OF_UNIT: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+# The engine counts milliseconds in 32 bits; a day is more than any wait of a proxy needs.
+MAX_DURATION_MS: Final = 24 * 3_600_000
+
+DURATION: Final = re.compile(r"(0|[1-9][0-9]{0,8})(ms|s|m|h)")
+SIZE: Final = re.compile(r"(0|[1-9][0-9]{0,11})(B|KiB|MiB|GiB)")
+TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
+
+# Fields by which a message is framed, or which live for one hop: an edit would let two parties
+# disagree about where a message ends. The proxy alone writes them.
+FRAMING_FIELDS: Final = frozenset(
+    {
+        "connection",
+        "content-length",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+_LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_PORT: Final = re.compile(r"0|[1-9][0-9]{0,4}")
+_HOST_NAME: Final = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
+_PATH_FORM: Final = re.compile(r"(?:%[0-9A-Fa-f]{2}|[!$&'()*+,\-./0-9:;=@A-Z_a-z~])+")
+_SHOWN: Final = 60
+
+
+class Unfit(ValueError):
+    """A value that does not mean what its key needs."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+def shown(value: object) -> str:
+    """The value as a message quotes it: one line, plain characters, not too long."""
+    text = value if isinstance(value, str) else str(value)
+    if len(text) > _SHOWN:
+        text = text[: _SHOWN - 3] + "..."
+    return ascii(text) if isinstance(value, str) else text
+
+
+def duration_ms(text: str) -> int:
+    """Whole milliseconds of `250ms`, `5s`, `1m`, `1h`."""
+    found = DURATION.fullmatch(text)
+    if found is None:
+        raise Unfit(f"{shown(text)} is not a duration", "write 250ms, 5s, 1m or 1h")
+    milliseconds = int(found[1]) * MS_OF_UNIT[found[2]]
+    if milliseconds > MAX_DURATION_MS:
+        raise Unfit(f"{shown(text)} is too long", "24h is the longest")
+    return milliseconds
+
+
+def size_bytes(value: int | str) -> int:
+    """Bytes of `16KiB`, `1MiB`, or of a plain number."""
+    if isinstance(value, int):
+        return value
+    found = SIZE.fullmatch(value)
+    if found is None:
+        raise Unfit(f"{shown(value)} is not a size", "write 16KiB, 1MiB, or a number of bytes")
+    return int(found[1]) * BYTES_OF_UNIT[found[2]]
+
+
+def listen_address(text: str) -> str:
+    """`127.0.0.1:8080` or `[::1]:8080`, normalised; port 0 is allowed."""
+    if text.startswith("unix:"):
+        raise Unfit("unix: listeners are not supported yet", "bind to host:port")
+    address, port = _split_address(text, "127.0.0.1:8080")
+    ip = _numeric(address, text)
+    if ip is None:
+        hint = f"use 127.0.0.1:{port}" if address == "localhost" else "name the address itself"
+        raise Unfit(f"{shown(text)}: a listener binds to a numeric address", hint)
+    if ip.is_multicast or str(ip) == "255.255.255.255":
+        raise Unfit(f"{shown(text)}: nobody can listen on that address")
+    return join_address(str(ip), port)
+
+
+def endpoint_address(text: str) -> tuple[str, int]:
+    """(numeric address without brackets, port) of `127.0.0.1:9001` or `[::1]:9001`."""
+    if text.startswith("unix:"):
+        raise Unfit("unix: endpoints are not supported yet", "use host:port")
+    address, port = _split_address(text, "127.0.0.1:9001")
+    ip = _numeric(address, text)
+    if ip is None:
+        raise Unfit(
+            f"{shown(text)}: host names as endpoints are not supported yet",
+            f"use 127.0.0.1:{port}" if address == "localhost" else "use the numeric address",
+        )
+    if ip.is_unspecified or ip.is_multicast or str(ip) == "255.255.255.255":
+        hint = f"use 127.0.0.1:{port}" if ip.is_unspecified else None
+        raise Unfit(f"{shown(text)}: nobody can be connected to at that address", hint)
+    if port == 0:
+        raise Unfit(f"{shown(text)}: an endpoint needs a port from 1 to 65535")
+    return str(ip), port
+
+
+def join_address(address: str, port: int) -> str:
+    """`address:port`, with brackets around an IPv6 address."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two normalised listen addresses cannot both be bound on one host."""
+    (address, _, port), (address_2, _, port_2) = one.rpartition(":"), other.rpartition(":")
+    if port != port_2 or port == "0" or (":" in address) != (":" in address_2):
+        return False
+    return address == address_2 or bool({address, address_2} & {"0.0.0.0", "[::]"})
+
+
+def host_pattern(text: str) -> str:
+    """A host to match, lower case: a name, an address, or `*.` before a name."""
+    host = text.lower()
+    if host == "*":
+        raise Unfit("'*' is not a host", "leave `host` out to match any")
+    name = host.removeprefix("*.")
+    if name.startswith("["):
+        address, bracket, rest = name[1:].partition("]")
+        ip = _numeric(address, text)
+        if host == name and bracket and not rest and isinstance(ip, ipaddress.IPv6Address):
+            return f"[{ip}]"
+        raise Unfit(f"{shown(text)} is not a host", "write an IPv6 host as [::1], without a port")
+    if ":" in name:
+        raise Unfit(f"{shown(text)}: a host is matched without its port")
+    if "*" in name:
+        raise Unfit(f"{shown(text)}: '*' may only stand alone in front", "write *.example.com")
+    if not name.isascii():
+        raise Unfit(f"{shown(text)} is not a host", "write the name's ASCII form (xn--...)")
+    labels = name.split(".")
+    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+        hint = "write it without the last dot" if name.endswith(".") else "write www.example.com"
+        raise Unfit(f"{shown(text)} is not a host", hint)
+    return host
+
+
+def path_pattern(text: str) -> str:
+    """A path to match: as it stands in a request, and without what could be read in two ways."""
+    if not text.startswith("/"):
+        raise Unfit(f"{shown(text)}: a path begins with '/'")
+    if "?" in text or "#" in text:
+        raise Unfit(f"{shown(text)}: a path has no '?' and no '#'", "queries are not matched")
+    if _PATH_FORM.fullmatch(text) is None:
+        raise Unfit(f"{shown(text)} has characters that no path has", "write them as %20 and so on")
+    segments = re.sub(r"%2e", ".", text, flags=re.IGNORECASE).split("/")
+    if "." in segments or ".." in segments:
+        raise Unfit(f"{shown(text)}: '.' and '..' are no segments of a path that is matched")
+    return text
+
+
+def redirect_target(text: str) -> str:
+    """Where a redirect leads: a path of this host, or a whole http or https URL."""
+    if not re.fullmatch(r"[!-~]+", text):
+        raise Unfit(f"{shown(text)} has characters that no URL has", "write them as %20 and so on")
+    if text.startswith("//"):
+        raise Unfit(f"{shown(text)} leads to another host", "write https://... if that is meant")
+    if not re.match(r"/|https?://[^/?#@]+(?:[/?#]|$)", text):
+        raise Unfit(f"{shown(text)} is not a place to redirect to", "write /new/ or https://...")
+    return text
+
+
+def field_name(text: str) -> str:
+    """A header field's name, lower case."""
+    if TOKEN.fullmatch(text) is None or len(text) > 256:
+        raise Unfit(f"{shown(text)} is not the name of a header field", "write, say, x-app")
+    return text.lower()
+
+
+def edited_field_name(text: str) -> str:
+    """A header field's name that an edit may touch, lower case."""
+    name = field_name(text)
+    if name in FRAMING_FIELDS:
+        raise Unfit(
+            f"{name} cannot be edited",
+            "it belongs to the framing of a message, which the proxy keeps itself",
+        )
+    return name
+
+
+def field_value(text: str) -> str:
+    """A header field's value, exactly as it will be sent or compared."""
+    if re.search(r"[^\t -~]", text):
+        raise Unfit(
+            f"{shown(text)} has characters that no header field may have",
+            "a value is printable ASCII; line breaks would begin another field",
+        )
+    if text != text.strip(" \t"):
+        raise Unfit(f"{shown(text)} begins or ends with a space", "fields lose it on the way")
+    return text
+
+
+def method_name(text: str) -> str:
+    """A request method that a route can name."""
+    if text in METHODS:
+        return text
+    if text == "CONNECT":
+        raise Unfit("CONNECT is not served", "use a tcp listener for tunnels")
+    if text.upper() in METHODS:
+        raise Unfit(f"{shown(text)}: methods are upper case", f"write {text.upper()}")
+    raise Unfit(f"{shown(text)} is not a known method", f"known are {', '.join(METHODS)}")
+
+
+def app_name(text: str) -> str:
+    """An app's name: a file's name, a label and part of a socket's path at once."""
+    if APP_NAME.fullmatch(text) is None:
+        raise Unfit(
+            f"{shown(text)} is not an app's name",
+            "up to 40 of a-z, 0-9 and '-', with a letter or digit at both ends",
+        )
+    return text
+
+
+def _split_address(text: str, example: str) -> tuple[str, int]:
+    address, colon, port = text.rpartition(":")
+    if text.startswith("[") and text.endswith("]"):
+        raise Unfit(f"{shown(text)} lacks a port", f"write {text}:{example.rpartition(':')[2]}")
+    if not colon:
+        hint = f"write {example}"
+        if _PORT.fullmatch(text):
+            hint = f"write 127.0.0.1:{text}"
+        elif _is_ipv4(text):
+            hint = f"write {text}:{example.rpartition(':')[2]}"
+        raise Unfit(f"{shown(text)} is not an address", hint)
+    if address.startswith("["):
+        if not address.endswith("]") or ":" not in address:
+            raise Unfit(f"{shown(text)} is not an address", "brackets are for IPv6: [::1]:8080")
+        address = address[1:-1]
+    elif ":" in address:
+        hint = "write an IPv6 address in brackets: [::1]:8080"
+        raise Unfit(f"{shown(text)} is not an address", hint)
+    if address in ("", "*"):
+        hint = f"write 0.0.0.0:{port} for all IPv4 addresses"
+        raise Unfit(f"{shown(text)} lacks an address", hint)
+    if _PORT.fullmatch(port) is None or int(port) > 65535:
+        raise Unfit(f"{shown(text)}: {shown(port)} is not a port", "ports go from 0 to 65535")
+    return address, int(port)
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _numeric(address: str, text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address, or None for what may be a name. Raises for what is neither."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        if _HOST_NAME.fullmatch(address) and not re.fullmatch(r"[0-9.]+", address):
+            return None
+        raise Unfit(f"{shown(text)}: {shown(address)} is not an address") from None
+    if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id is not None:
+        raise Unfit(f"{shown(text)}: addresses with a zone are not supported yet")
+    return ip

@@ -1,0 +1,233 @@
+"""An app's spec: what its config file means, complete and normalised.
+
+This is what the config layer of an image holds, as canonical JSON, and what a worker builds its
+engine from. Durations are whole milliseconds, sizes bytes; every default is written out. Decoding
+is strict: a field too many or too few, or of the wrong type, is a `SpecError`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Final, Literal, TypeAlias, TypeVar
+
+SPEC_VERSION: Final = 1
+
+
+class SpecError(ValueError):
+    """A config layer that is not a spec this code knows."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerSpec:
+    name: str
+    bind: str  # "127.0.0.1:8080" or "[::1]:8080"; numeric, lower case; port 0 takes a free one
+    protocol: Literal["http", "tcp"]
+    upstream: str | None  # tcp only
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MatchSpec:
+    host: str | None  # lower case, without port; "*.example.com" matches any name below
+    path: str | None  # ends in "/": all beneath it, else exactly this; None: any
+    methods: tuple[str, ...]  # sorted; empty: any
+    headers: tuple[tuple[str, str], ...]  # (lower-case name, exact value), sorted
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderEdits:
+    set: tuple[tuple[str, str], ...]  # (lower-case name, value), sorted
+    remove: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RedirectSpec:
+    to: str
+    status: int  # 301 302 303 307 308
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RespondSpec:
+    status: int  # 200..599
+    body: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RouteSpec:
+    match: MatchSpec
+    upstream: str | None  # exactly one of upstream, redirect and respond
+    redirect: RedirectSpec | None
+    respond: RespondSpec | None
+    request_timeout_ms: int
+    request_headers: HeaderEdits
+    response_headers: HeaderEdits
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointSpec:
+    address: str  # numeric, without brackets
+    port: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamSpec:
+    name: str
+    balance: Literal["round_robin", "least_request"]
+    endpoints: tuple[EndpointSpec, ...]
+    connect_timeout_ms: int
+    keepalive: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TimeoutsSpec:
+    header_ms: int
+    body_idle_ms: int
+    idle_ms: int
+    tunnel_idle_ms: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsSpec:
+    connections: int  # 0: no limit, as with all of these
+    header_bytes: int
+    headers: int
+    body_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AppSpec:
+    version: Literal[1]
+    app: str
+    listeners: tuple[ListenerSpec, ...]
+    routes: tuple[RouteSpec, ...]  # in the file's order; the engine finds the most specific
+    upstreams: tuple[UpstreamSpec, ...]  # sorted by name
+    timeouts: TimeoutsSpec
+    limits: LimitsSpec
+    drain_deadline_ms: int
+    ready_deadline_ms: int
+    workers: int
+
+    def to_json(self) -> bytes:
+        """Canonical: sorted keys, no spaces, UTF-8. Equal specs give equal bytes."""
+        return json.dumps(
+            dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        ).encode()
+
+    @staticmethod
+    def from_json(data: bytes) -> AppSpec:
+        """Raises `SpecError` for anything but a complete spec of this version."""
+        try:
+            value = json.loads(data)
+        except ValueError as error:
+            raise SpecError(f"not JSON: {error}") from error
+        return decode(AppSpec, value, "spec")
+
+
+_T = TypeVar("_T")
+_Decoder: TypeAlias = Callable[[Any, str], Any]
+
+
+def decode(kind: type[_T], value: object, where: str) -> _T:
+    """Turns plain JSON values into `kind`, strictly. Raises `SpecError` naming `where`."""
+    return typing.cast(_T, learn(typing.cast(Any, kind))(value, where))
+
+
+@functools.cache
+def learn(kind: Any) -> _Decoder:
+    """The decoder of a type, made at its first use: looking at types is slow, and wakes much memory
+    that forked processes would otherwise share.
+    """
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return _literal(parts)
+    if origin is types.UnionType or origin is typing.Union:
+        choices = [choice for choice in parts if choice is not type(None)]
+        if len(choices) != 1 or len(parts) != 2:
+            raise TypeError(f"{kind} cannot be decoded")
+        return _optional(learn(choices[0]))
+    if origin is tuple:
+        if len(parts) == 2 and parts[1] is Ellipsis:
+            return _many(learn(parts[0]))
+        return _row(tuple(learn(part) for part in parts))
+    if origin is dict:
+        return _mapping(learn(parts[1]))
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        fields = {field.name: learn(hints[field.name]) for field in dataclasses.fields(kind)}
+        return _object(kind, fields)
+    return _plain(getattr(kind, "__supertype__", kind))  # NewType
+
+
+def _literal(choices: tuple[Any, ...]) -> _Decoder:
+    def decoder(value: Any, where: str) -> Any:
+        for choice in choices:
+            if type(choice) is type(value) and choice == value:
+                return value
+        raise SpecError(f"{where}: {value!r} is not one of {choices}")
+
+    return decoder
+
+
+def _optional(present: _Decoder) -> _Decoder:
+    def decoder(value: Any, where: str) -> Any:
+        return None if value is None else present(value, where)
+
+    return decoder
+
+
+def _many(item: _Decoder) -> _Decoder:
+    def decoder(value: Any, where: str) -> Any:
+        if not isinstance(value, list):
+            raise SpecError(f"{where}: expected a list")
+        return tuple([item(value[i], f"{where}[{i}]") for i in range(len(value))])
+
+    return decoder
+
+
+def _row(items: tuple[_Decoder, ...]) -> _Decoder:
+    def decoder(value: Any, where: str) -> Any:
+        if not isinstance(value, list):
+            raise SpecError(f"{where}: expected a list")
+        if len(value) != len(items):
+            raise SpecError(f"{where}: expected {len(items)} items, got {len(value)}")
+        return tuple([item(value[i], f"{where}[{i}]") for i, item in enumerate(items)])
+
+    return decoder
+
+
+def _mapping(item: _Decoder) -> _Decoder:
+    def decoder(value: Any, where: str) -> Any:
+        if not isinstance(value, dict):
+            raise SpecError(f"{where}: expected an object")
+        return {key: item(held, f"{where}.{key}") for key, held in value.items()}
+
+    return decoder
+
+
+def _object(kind: Any, fields: dict[str, _Decoder]) -> _Decoder:
+    def decoder(value: Any, where: str) -> Any:
+        if not isinstance(value, dict):
+            raise SpecError(f"{where}: expected an object, got {type(value).__name__}")
+        if value.keys() != fields.keys():
+            if unknown := sorted(value.keys() - fields.keys()):
+                raise SpecError(f"{where}: unknown {', '.join(unknown)}")
+            missing = sorted(fields.keys() - value.keys())
+            raise SpecError(f"{where}: missing {', '.join(missing)}")
+        return kind(**{name: fields[name](value[name], f"{where}.{name}") for name in fields})
+
+    return decoder
+
+
+def _plain(expected: type) -> _Decoder:
+    def decoder(value: Any, where: str) -> Any:
+        if expected is float and type(value) is int:
+            return float(value)
+        if type(value) is not expected:
+            raise SpecError(f"{where}: expected {expected.__name__}, got {type(value).__name__}")
+        return value
+
+    return decoder

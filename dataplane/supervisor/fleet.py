@@ -1,0 +1,223 @@
+"""What runs: apps, their generations, the slots of each. All mutable state of the fleet is here.
+
+These classes hold facts and answer questions about them. Nothing here acts: slots are driven by
+`lives`, rollouts by `rollouts`, each by its table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import socket
+from datetime import datetime
+from pathlib import Path
+
+from dataplane.control.messages import DrainCounts, Received, Seal
+from dataplane.control.stats import NO_STATS, Stats, StatsPage
+from dataplane.image.store import Image
+from dataplane.model import lifecycle, rollout
+from dataplane.model.ledger import Side
+from dataplane.model.lifecycle import Life
+from dataplane.model.names import AppName, Digest, Generation
+from dataplane.supervisor.line import Line
+from dataplane.supervisor.listeners import Lent
+
+
+@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
+class Taker:
+    """Mutable. What a draining worker is given to move its connections: closed once sent."""
+
+    end: socket.socket
+    pidfd: int  # of the worker that takes them; borrowed
+
+
+@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
+class WorkerSlot:
+    """Mutable. One place in a generation and the process that is in it now, if any."""
+
+    generation: AppGeneration
+    number: int
+    control_path: Path
+    stats: StatsPage
+    life: Life = lifecycle.START
+    # Of the present process:
+    pid: int | None = None
+    pidfd: int | None = None
+    line: Line | None = None
+    seal: Seal | None = None
+    born_at: float = 0.0  # when its fork was asked for
+    forked_at: float = 0.0
+    error: str | None = None  # its own word for why it ends
+    status: int | None = None  # as of waitpid(2), once reaped
+    drained: DrainCounts | None = None
+    taker: Taker | None = None  # for a drain that is about to be sent
+    # Beats: when the heartbeat last changed, and what it was.
+    beat_at: float = 0.0
+    beat: int = 0
+    # Over all processes of this slot:
+    deaths: int = 0  # as `lifecycle.count_death` counts
+    restarts: int = 0
+    cut_connections: int = 0  # open when a process of it died
+    received: list[Received] = dataclasses.field(default_factory=list)
+    # Workers whose drain waits for this slot to say `Receiving`, with the end they are to get.
+    arrivals: dict[int, tuple[WorkerSlot, socket.socket]] = dataclasses.field(default_factory=dict)
+    pause: asyncio.TimerHandle | None = None
+
+    @property
+    def state(self) -> str:
+        """The word that `ps` shows."""
+        if self.life is Life.PAUSING and lifecycle.is_crash_loop(self.deaths):
+            return "crash-loop"
+        return self.life.value
+
+    def facts(self) -> dict[str, object]:
+        """What names this slot in an event."""
+        return {
+            "app": self.generation.app.name,
+            "generation": self.generation.number,
+            "slot": self.number,
+        }
+
+    def figures(self) -> Stats:
+        """Its stats page now; without what is only true while a process is there."""
+        stats = self.stats.read()
+        return stats if self.life in lifecycle.ALIVE else stats.without_gauges()
+
+
+@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
+class AppGeneration:
+    """Mutable. One generation: an image, the slots that run it, and the sockets it listens on."""
+
+    app: App
+    number: Generation
+    image: Image
+    tree: Path  # where its code lies, unpacked
+    spec_fd: int  # sealed memfd
+    since: datetime
+    lent: Lent
+    seal_without: tuple[str, ...] = ()  # for tests, as in `messages.Fork`
+    faults: tuple[str, ...] = ()
+    slots: tuple[WorkerSlot, ...] = ()
+
+    @property
+    def side(self) -> Side:
+        return Side(generation=self.number, image=self.image.digest)
+
+    def all_in(self, *lives: Life) -> bool:
+        """Whether every slot is in one of these states."""
+        return all(slot.life in lives for slot in self.slots)
+
+    @property
+    def ended(self) -> bool:
+        return self.all_in(*lifecycle.ENDS)
+
+    @property
+    def state(self) -> str:
+        """The word that `ps` shows: the least settled slot's."""
+        states = {slot.state for slot in self.slots}
+        for word in ("crash-loop", "restarting"):
+            if word in states:
+                return word
+        for life in Life:  # in the order of a life, so that the one furthest back speaks
+            if life.value in states:
+                return life.value
+        return Life.GONE.value
+
+    def close(self) -> None:
+        """Lets go of what the supervisor held for it. Every slot must have ended."""
+        assert self.ended
+        os.close(self.spec_fd)
+        for slot in self.slots:
+            os.close(slot.stats.fd)
+            slot.stats.close()
+
+
+@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
+class Rollout:
+    """Mutable. One rollout under way; driven by `model.rollout`'s table alone."""
+
+    app: App
+    wish: Wish
+    phase: rollout.Phase = rollout.START
+    green: AppGeneration | None = None
+    blue: AppGeneration | None = None
+    image: Image | None = None
+    error: Exception | None = None
+    deadline: asyncio.TimerHandle | None = None
+    receives: int = 0  # how many `Received` are to come
+    marks: dict[str, float] = dataclasses.field(default_factory=dict)
+    switched: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    ended: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a rollout was asked to do. image: None builds from the config folder."""
+
+    stop: bool = False
+    image: Digest | None = None
+    force: bool = False
+    config_dir: Path | None = None
+    environment: tuple[tuple[str, str], ...] = ()
+    seal_without: tuple[str, ...] = ()  # for tests, as in `messages.Fork`
+    faults: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
+class App:
+    """Mutable. One app: what it runs, and what is being done about it."""
+
+    name: AppName
+    serving: AppGeneration | None = None
+    generations: list[AppGeneration] = dataclasses.field(default_factory=list)
+    rollouts: list[Rollout] = dataclasses.field(default_factory=list)
+    pending: Digest | None = None  # what the config folder would build, where that differs
+    # Counters of generations that are gone: what the metrics show never goes back.
+    folded: Stats = NO_STATS
+    restarts: int = 0
+    rollouts_ended: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def before_switch(self) -> Rollout | None:
+        """The rollout that keeps another from being asked."""
+        for rolling in self.rollouts:
+            if rolling.phase in rollout.BEFORE_SWITCH:
+                return rolling
+        return None
+
+    @property
+    def stopping(self) -> Rollout | None:
+        """The rollout that ends this app, if it has been asked to stop."""
+        for rolling in self.rollouts:
+            if rolling.wish.stop:
+                return rolling
+        return None
+
+    def totals(self) -> Stats:
+        """Over all generations that are and were."""
+        total = self.folded
+        for generation in self.generations:
+            for slot in generation.slots:
+                total += slot.figures()
+        return total
+
+
+class Fleet:
+    """Mutable. All apps by name, in the order they came."""
+
+    def __init__(self) -> None:
+        self.apps: dict[AppName, App] = {}
+
+    def slots(self) -> list[WorkerSlot]:
+        """Every slot of every generation."""
+        return [
+            slot
+            for app in self.apps.values()
+            for generation in app.generations
+            for slot in generation.slots
+        ]
+
+    def trees_in_use(self) -> set[Path]:
+        """The code trees that some generation runs from."""
+        return {generation.tree for app in self.apps.values() for generation in app.generations}

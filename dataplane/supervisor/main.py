@@ -1,0 +1,287 @@
+"""The supervisor's process: claims its folders, puts its parts together, runs until it is told.
+
+Signals: TERM and INT drain all apps and end (twice: now). Nothing else may end it; killed, it takes
+nothing with it, since its workers serve on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from dataplane.control import http
+from dataplane.image.apps import app_file, app_names
+from dataplane.model.errors import DataplaneError
+from dataplane.model.names import AppName
+from dataplane.supervisor.api import Api
+from dataplane.supervisor.births import Births, check_control_path
+from dataplane.supervisor.desk import Desk, Standing
+from dataplane.supervisor.events import Events
+from dataplane.supervisor.fleet import Fleet, Rollout, Wish
+from dataplane.supervisor.folders import Claim, RunFolder, check_socket_path
+from dataplane.supervisor.former import Former, find_former
+from dataplane.supervisor.heartbeat import HANG_SECONDS, Heartbeat
+from dataplane.supervisor.images import BUILD_COMMAND, Images
+from dataplane.supervisor.listeners import Listeners
+from dataplane.supervisor.lives import Lives
+from dataplane.supervisor.rollouts import Rollouts
+from dataplane.supervisor.wanted import Wanted
+from dataplane.supervisor.zygotes import Zygotes, zygote_command
+from dataplane.system.clock import SystemClock
+from dataplane.system.process import become_subreaper, set_name
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """All that a supervisor is started with."""
+
+    run_dir: Path
+    state_dir: Path
+    config_dir: Path
+    environment: Mapping[str, str]
+    apps: tuple[AppName, ...]  # empty: all
+    build: bool  # from the config folder, also what served before
+    tell_ready: Callable[[Sequence[dict[str, Any]]], None]  # given each app's report
+    hang_seconds: float = HANG_SECONDS
+    allow_faults: bool = False  # for tests: askers may have workers fail on purpose
+    zygote_command: Callable[[Path, int], Sequence[str]] = zygote_command
+    build_command: Sequence[str] = BUILD_COMMAND
+
+
+def run_supervisor(options: Options) -> int:
+    """Runs until it is told to end. Raises `DataplaneError` where it could not start.
+
+    Of several apps, one that fails to start stops no other; if all fail, the first error is raised.
+    """
+    check_socket_path(options.run_dir)
+    for app in options.apps:
+        check_control_path(RunFolder(path=options.run_dir).workers, app)
+    with Claim(options.run_dir, options.state_dir) as claim:
+        set_name("dp:supervisor")
+        become_subreaper()
+        former = find_former(claim.run.workers)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_Supervisor(options, claim, former).run())
+
+
+class _Supervisor:
+    """Mutable: how often it was told to end."""
+
+    def __init__(self, options: Options, claim: Claim, former: tuple[Former, ...]) -> None:
+        self._options = options
+        self._claim = claim
+        self._clock = SystemClock()
+        self._events = Events(self._clock, _log_line)
+        self._wanted = Wanted(options.state_dir / "apps.json", self._events)
+        self._images = Images(
+            state_dir=options.state_dir,
+            environment=options.environment,
+            build_command=options.build_command,
+        )
+        self._former = former
+        self._ends_asked = 0
+        self._failure: Exception | None = None
+
+    async def run(self) -> int:
+        self._told_to_end = asyncio.Event()
+        self._told_twice = asyncio.Event()
+        listening = self._claim.listen()
+        async with asyncio.TaskGroup() as tasks:
+            self._assemble(tasks)
+            self._take_signals()
+            self._tell_start()
+            lasting = [
+                tasks.create_task(self._wanted.keep()),
+                tasks.create_task(self._heartbeat.watch()),
+                tasks.create_task(http.serve(listening, self._api.respond)),
+            ]
+            try:
+                await self._serve(tasks, lasting)
+            finally:
+                await self._end()
+                for task in lasting:
+                    task.cancel()
+        if self._failure is not None:
+            raise self._failure
+        return 0
+
+    def _assemble(self, tasks: asyncio.TaskGroup) -> None:
+        options, clock, events = self._options, self._clock, self._events
+        fleet, self._listeners = Fleet(), Listeners()
+        lives = Lives(clock, events)
+        self._zygotes = Zygotes(
+            fleet=fleet,
+            lives=lives,
+            clock=clock,
+            events=events,
+            tasks=tasks,
+            command=options.zygote_command,
+        )
+        births = Births(
+            workers_dir=self._claim.run.workers,
+            listeners=self._listeners,
+            wanted=self._wanted,
+            clock=clock,
+        )
+        rollouts = Rollouts(
+            lives=lives,
+            zygotes=self._zygotes,
+            images=self._images,
+            births=births,
+            wanted=self._wanted,
+            clock=clock,
+            events=events,
+            tasks=tasks,
+        )
+        lives.connect(self._zygotes, rollouts)
+        self._desk = Desk(
+            fleet=fleet,
+            rollouts=rollouts,
+            wanted=self._wanted,
+            images=self._images,
+            events=events,
+            former=self._former,
+        )
+        self._api = Api(
+            desk=self._desk,
+            fleet=fleet,
+            events=events,
+            default_wish=self._config_wish(),
+            allow_faults=options.allow_faults,
+        )
+        self._heartbeat = Heartbeat(
+            fleet=fleet,
+            lives=lives,
+            clock=clock,
+            events=events,
+            hang_seconds=options.hang_seconds,
+        )
+
+    def _config_wish(self) -> Wish:
+        return Wish(
+            config_dir=self._options.config_dir,
+            environment=tuple(self._options.environment.items()),
+        )
+
+    def _tell_start(self) -> None:
+        self._events.tell(
+            "supervisor.started",
+            pid=os.getpid(),
+            run_dir=str(self._options.run_dir),
+            state_dir=str(self._options.state_dir),
+        )
+        for worker in self._former:
+            self._wanted.used_generation(AppName(worker.app), worker.generation)
+            self._events.tell(
+                "worker.former", app=worker.app, generation=worker.generation, pid=worker.pid
+            )
+
+    # --- starting -----------------------------------------------------------------------------
+
+    async def _serve(self, tasks: asyncio.TaskGroup, lasting: list[asyncio.Task[None]]) -> None:
+        """From the start of the apps until somebody says to end."""
+        starting = tasks.create_task(self._start_apps())
+        ending = tasks.create_task(self._told_to_end.wait())
+        lasting.append(starting)
+        try:
+            await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done() and self._failure is None:
+                self._compare_later(tasks, lasting)
+                await ending
+        finally:
+            ending.cancel()
+
+    async def _start_apps(self) -> None:
+        names = self._apps_to_start()
+        errors: list[Exception] = []
+        rollings: list[Rollout] = []
+        for name in names:
+            try:
+                rollings.append(self._desk.start(name, self._first_wish(name)))
+            except DataplaneError as error:
+                errors.append(error)
+                self._events.tell("app.not_started", app=name, error=str(error))
+        for rolling in rollings:
+            await self._desk.ended(rolling)
+            if rolling.app.serving is None and rolling.error is not None:
+                errors.append(rolling.error)
+        if names and len(errors) == len(names):
+            self._failure = errors[0]
+            return
+        for failed in errors:
+            print(f"dataplane: {failed}", file=sys.stderr)
+        self._desk.standing = Standing.UP
+        reports = [self._desk.report(rolling.app.name) for rolling in rollings]
+        self._options.tell_ready([report for report in reports if report["generations"]])
+
+    def _apps_to_start(self) -> tuple[AppName, ...]:
+        if self._options.apps:
+            return self._options.apps
+        wanted = self._wanted.apps()
+        names = {*wanted, *app_names(self._options.config_dir)}
+        return tuple(sorted(name for name in names if not self._wanted.app(name).stopped))
+
+    def _first_wish(self, name: AppName) -> Wish:
+        served = self._wanted.app(name).image
+        if served is not None and not self._options.build:
+            return Wish(image=served)
+        return self._config_wish()
+
+    def _compare_later(self, tasks: asyncio.TaskGroup, lasting: list[asyncio.Task[None]]) -> None:
+        """What was started as it served may differ from what its file says now."""
+        if not self._options.build:
+            lasting.append(tasks.create_task(self._compare()))
+
+    async def _compare(self) -> None:
+        for name in self._apps_to_start():
+            if app_file(self._options.config_dir, name).exists():
+                await self._desk.compare(name, self._config_wish())
+
+    # --- ending -------------------------------------------------------------------------------
+
+    async def _end(self) -> None:
+        """Drains what serves; at a second word, ends it at once."""
+        self._desk.standing = Standing.STOPPING
+        self._events.tell("supervisor.stopping")
+        async with asyncio.TaskGroup() as tasks:
+            stopping = tasks.create_task(self._desk.stop_all())
+            hurry = tasks.create_task(self._told_twice.wait())
+            await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+            if not stopping.done():
+                self._desk.kill_all()
+            await stopping
+            hurry.cancel()
+        await self._zygotes.close()
+        self._listeners.close()
+        self._events.tell("supervisor.ended")
+
+    def _take_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_end)
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            loop.add_signal_handler(number, self._not_yet, number)
+
+    def _asked_to_end(self) -> None:
+        self._ends_asked += 1
+        self._told_to_end.set()
+        if self._ends_asked > 1:
+            self._told_twice.set()
+
+    def _not_yet(self, number: signal.Signals) -> None:
+        self._events.tell("signal.passed_over", signal=number.name, reason="not supported yet")
+
+
+def _log_line(line: str) -> None:
+    # A log whose disk is full must stop nobody; the ring and its streams have the event as well.
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,104 @@
+"""Prometheus text of what the stats pages hold. Counters of generations that are gone are folded
+into their app's, so no counter goes back at a swap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from dataplane.control.stats import Stats
+from dataplane.supervisor.fleet import App, Fleet
+from dataplane.supervisor.report import cpu_seconds, memory_bytes
+
+OUTCOMES: Final = ("swapped", "unchanged", "failed")
+
+_OF_STATS: Final[tuple[tuple[str, str, str, Callable[[Stats], int]], ...]] = (
+    (
+        "dataplane_connections", "gauge", "Client connections open now.",
+        lambda stats: stats.connections,
+    ),
+    (
+        "dataplane_connections_total", "counter", "Client connections accepted.",
+        lambda stats: stats.connections_total,
+    ),
+    (
+        "dataplane_requests_total", "counter", "Requests that were read whole.",
+        lambda stats: stats.requests_total,
+    ),
+    (
+        "dataplane_received_bytes_total", "counter", "Bytes that came from clients.",
+        lambda stats: stats.received_bytes_total,
+    ),
+    (
+        "dataplane_sent_bytes_total", "counter", "Bytes that went to clients.",
+        lambda stats: stats.sent_bytes_total,
+    ),
+)  # fmt: skip
+
+
+def metrics_text(fleet: Fleet) -> str:
+    """All metrics of all apps."""
+    return "".join(f"{line}\n" for line in _lines(fleet))
+
+
+def _lines(fleet: Fleet) -> Iterator[str]:
+    apps = sorted(fleet.apps.values(), key=lambda app: app.name)
+    totals = {app.name: app.totals() for app in apps}
+    for name, kind, text, figure in _OF_STATS:
+        yield from _head(name, kind, text)
+        for app in apps:
+            yield _line(name, figure(totals[app.name]), app=app.name)
+    yield from _head("dataplane_swaps_total", "counter", "Swaps and first starts, by outcome.")
+    for app in apps:
+        for outcome in OUTCOMES:
+            count = app.rollouts_ended.get(outcome, 0)
+            yield _line("dataplane_swaps_total", count, app=app.name, outcome=outcome)
+    yield from _head("dataplane_worker_restarts_total", "counter", "Workers that were replaced.")
+    for app in apps:
+        yield _line("dataplane_worker_restarts_total", app.restarts, app=app.name)
+    yield from _head("dataplane_worker_memory_bytes", "gauge", "Memory of each worker.")
+    for app in apps:
+        for labels, pid in _workers(app):
+            yield _line("dataplane_worker_memory_bytes", memory_bytes(pid), **labels)
+    yield from _head("dataplane_worker_cpu_seconds_total", "counter", "CPU time of each worker.")
+    for app in apps:
+        for labels, pid in _workers(app):
+            yield _line("dataplane_worker_cpu_seconds_total", cpu_seconds(pid), **labels)
+    yield from _head("dataplane_app_info", "gauge", "What serves now.")
+    for app in apps:
+        if app.serving is not None:
+            yield _line(
+                "dataplane_app_info",
+                1,
+                app=app.name,
+                image=app.serving.image.digest,
+                version=app.serving.image.code_version,
+                generation=str(app.serving.number),
+            )
+
+
+def _workers(app: App) -> Iterator[tuple[dict[str, str], int]]:
+    for generation in app.generations:
+        for slot in generation.slots:
+            if slot.pid is not None:
+                labels = {
+                    "app": app.name,
+                    "generation": str(generation.number),
+                    "slot": str(slot.number),
+                }
+                yield labels, slot.pid
+
+
+def _head(name: str, kind: str, text: str) -> Iterator[str]:
+    yield f"# HELP {name} {text}"
+    yield f"# TYPE {name} {kind}"
+
+
+def _line(name: str, value: float, **labels: str) -> str:
+    told = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
+    return f"{name}{{{told}}} {value}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

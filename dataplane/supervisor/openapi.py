@@ -1,0 +1,165 @@
+"""The OpenAPI 3.1 document of the supervisor's socket, made from the table that it routes by."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import dataplane
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What the document says of one call."""
+
+    method: str
+    path: str  # a template: "/v1/apps/{app}"
+    summary: str
+    answers: str  # what 200 holds: the name of a schema, or a media type
+    problems: tuple[int, ...] = ()
+    body: str | None = None  # the name of a schema
+    query: tuple[str, ...] = ()
+
+
+_TEXT = {"type": "string"}
+_NUMBER = {"type": "number"}
+_COUNT = {"type": "integer", "minimum": 0}
+_DIGEST = {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
+_OPEN: dict[str, Any] = {"type": "object"}
+
+
+def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": list(required),
+        "properties": {**required, **(optional or {})},
+    }
+
+
+def _list(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"oneOf": [schema, {"type": "null"}]}
+
+
+_SIDE = _object({"generation": _COUNT, "image": _DIGEST})
+_FINDING = _object(
+    {"path": _TEXT, "line": _COUNT, "column": _COUNT, "message": _TEXT, "hint": _or_null(_TEXT)}
+)
+_WORKER = _object(
+    {
+        "slot": _COUNT, "pid": _or_null(_COUNT), "state": _TEXT, "connections": _COUNT,
+        "requests": _COUNT, "cpu_seconds": _NUMBER, "memory_bytes": _COUNT, "restarts": _COUNT,
+    }
+)  # fmt: skip
+_GENERATION = _object(
+    {
+        "generation": _COUNT, "image": _DIGEST, "code": _TEXT, "state": _TEXT,
+        "since": {"type": "string", "format": "date-time"}, "seal": _or_null(_OPEN),
+        "workers": _list(_WORKER),
+    }
+)  # fmt: skip
+
+SCHEMAS: dict[str, Any] = {
+    "App": _object(
+        {
+            "app": _TEXT, "state": _TEXT, "wanted": _or_null(_DIGEST),
+            "pending": {"type": "boolean"},
+            "addresses": _list(_object({"listener": _TEXT, "bind": _TEXT})),
+            "generations": _list(_GENERATION),
+        }
+    ),
+    "Apps": _object({"apps": _list({"$ref": "#/components/schemas/App"})}),
+    "Ledger": _object(
+        {
+            "app": _TEXT, "outcome": {"enum": ["swapped", "unchanged", "failed"]},
+            "from": _or_null(_SIDE), "to": _or_null(_SIDE),
+            "ms": _object(
+                dict.fromkeys(("build", "spawn", "ready", "switch", "drain", "total"), _NUMBER)
+            ),
+            "connections": _object(
+                dict.fromkeys(
+                    ("moved_idle", "moved_after_request", "moved_streaming", "moved_tunnel",
+                     "finished", "closed", "reset"),
+                    _COUNT,
+                )
+            ),
+            "stall_ms": _object(dict.fromkeys(("p50", "p99", "max"), _NUMBER)),
+            "error": _or_null(_TEXT),
+        }
+    ),
+    "Wish": _object(
+        {},
+        {
+            "image": _DIGEST, "force": {"type": "boolean"}, "config_dir": _TEXT,
+            "environment": {"type": "object", "additionalProperties": _TEXT},
+        },
+    ),
+    "Problem": _object(
+        {"type": _TEXT, "title": _TEXT, "status": _COUNT, "detail": _TEXT},
+        {"findings": _list(_FINDING), "ledger": {"$ref": "#/components/schemas/Ledger"}},
+    ),
+    "Facts": _OPEN,
+}  # fmt: skip
+
+
+def document(operations: Iterable[Operation]) -> dict[str, Any]:
+    """The whole document."""
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "dataplane supervisor",
+            "version": dataplane.__version__,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {"schemas": SCHEMAS},
+    }
+
+
+def _described(operation: Operation) -> dict[str, Any]:
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": _TEXT}
+        for name in re.findall(r"{(\w+)}", operation.path)
+    ]
+    parameters += [{"name": name, "in": "query", "schema": _TEXT} for name in operation.query]
+    problem = {
+        "content": {
+            "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+        }
+    }
+    responses: dict[str, Any] = {
+        "200": {"description": operation.summary, "content": _content(operation.answers)}
+    }
+    for status in operation.problems:
+        responses[str(status)] = {"description": _WHY[status], **problem}
+    described: dict[str, Any] = {"summary": operation.summary, "responses": responses}
+    if parameters:
+        described["parameters"] = parameters
+    if operation.body is not None:
+        described["requestBody"] = {"required": False, "content": _content(operation.body)}
+    return described
+
+
+def _content(answers: str) -> dict[str, Any]:
+    if "/" in answers:
+        return {answers: {"schema": _TEXT}}
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{answers}"}}}
+
+
+_WHY = {
+    403: "The caller may only read.",
+    404: "No such app.",
+    409: "Another swap has not switched yet, or the app does not run.",
+    422: "The request, the config or the image is invalid.",
+    501: "Not supported yet.",
+    502: "Green never got ready, or died; blue is untouched.",
+    503: "Not ready.",
+}

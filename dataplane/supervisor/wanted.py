@@ -1,0 +1,134 @@
+"""What this host is to run, over restarts: STATE_DIR/apps.json, replaced atomically.
+
+An app's entry names the image that was last applied, the images that served before it, the number
+of its last generation, and whether it was stopped. Config files are not read here or anywhere else
+in the supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from dataplane.image.files import write_atomically
+from dataplane.image.store import disk_failure
+from dataplane.model.errors import ControlError
+from dataplane.model.names import AppName, Digest, Generation
+from dataplane.model.spec import SpecError, decode
+from dataplane.supervisor.events import Events
+
+VERSION: Final = 1
+BEFORE_IMAGES: Final = 10
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WantedApp:
+    image: Digest | None = None  # None: it never served
+    before: tuple[Digest, ...] = ()  # what served before, the latest last
+    generation: int = 0  # the last number given
+    stopped: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    version: int
+    apps: dict[str, WantedApp]
+
+
+class Wanted:
+    """Mutable: the entries. Written by `keep`, whenever they have changed."""
+
+    def __init__(self, path: Path, events: Events) -> None:
+        self._path = path
+        self._events = events
+        self._apps = _read(path)
+        self._version = 0
+        self._written = 0
+        self._changed = asyncio.Condition()
+
+    def apps(self) -> dict[AppName, WantedApp]:
+        """A copy of all entries."""
+        return dict(self._apps)
+
+    def app(self, name: AppName) -> WantedApp:
+        """The app's entry; an empty one if it has none."""
+        return self._apps.get(name, WantedApp())
+
+    def next_generation(self, name: AppName) -> Generation:
+        """A number that no generation of this app has had."""
+        number = self.app(name).generation + 1
+        self._set(name, generation=number)
+        return Generation(number)
+
+    def used_generation(self, name: AppName, number: int) -> None:
+        """A generation of this number is known to have been."""
+        if number > self.app(name).generation:
+            self._set(name, generation=number)
+
+    def serves(self, name: AppName, image: Digest) -> None:
+        """This is what the app runs from now on."""
+        entry = self.app(name)
+        before = entry.before
+        if entry.image is not None and entry.image != image:
+            before = (*before, entry.image)[-BEFORE_IMAGES:]
+        self._set(name, image=image, before=before, stopped=False)
+
+    def recalled(self, name: AppName, image: Digest) -> None:
+        """The app went back to what it ran before, since what came after it failed."""
+        entry = self.app(name)
+        if entry.image != image:
+            before = entry.before[:-1] if entry.before[-1:] == (image,) else entry.before
+            self._set(name, image=image, before=before)
+
+    def stopped(self, name: AppName) -> None:
+        """The app is not to run until somebody starts it."""
+        self._set(name, stopped=True)
+
+    async def keep(self) -> None:
+        """Writes what has changed, until it is cancelled."""
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._version > self._written)
+            version, text = self._version, self._text()
+            try:
+                await asyncio.to_thread(write_atomically, self._path, text, 0o600)
+            except OSError as error:
+                self._events.tell("state.not_written", error=disk_failure(self._path, error))
+            async with self._changed:
+                self._written = version
+                self._changed.notify_all()
+
+    async def saved(self) -> None:
+        """Returns when all changes up to now are on disk, or were told not to be."""
+        version = self._version
+        async with self._changed:
+            self._changed.notify_all()
+            await self._changed.wait_for(lambda: self._written >= version)
+
+    def _set(self, name: AppName, **changes: Any) -> None:
+        self._apps[name] = dataclasses.replace(self.app(name), **changes)
+        self._version += 1
+
+    def _text(self) -> bytes:
+        apps = {name: dataclasses.asdict(entry) for name, entry in sorted(self._apps.items())}
+        return json.dumps({"version": VERSION, "apps": apps}, indent=1).encode()
+
+
+def _read(path: Path) -> dict[AppName, WantedApp]:
+    """Raises `ControlError` for a file that is there and cannot be understood."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ControlError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        file = decode(_File, json.loads(content), "apps.json")
+    except (ValueError, SpecError) as error:
+        raise ControlError(f"{path} is damaged: {error}") from error
+    if file.version != VERSION:
+        raise ControlError(f"{path} is of version {file.version}, this supervisor knows {VERSION}")
+    return {AppName(name): entry for name, entry in file.apps.items()}

@@ -1,0 +1,328 @@
+"""Zygotes: one for each code tree, started by exec, kept warm while a generation runs that code.
+
+A zygote's death harms no worker: they become our children (we are the subreaper), and a fresh
+zygote takes its place. Nothing here decides what a fork is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from dataplane.control.messages import Exited, Fork, Forked, ForkFailed, ZygoteHello
+from dataplane.model import lifecycle
+from dataplane.model.errors import ControlError, DataplaneError, LaunchError
+from dataplane.supervisor.events import Events
+from dataplane.supervisor.fleet import Fleet, WorkerSlot
+from dataplane.supervisor.line import Line, Received
+from dataplane.supervisor.lives import Lives
+from dataplane.system.clock import Clock
+from dataplane.system.fds import close_fds
+from dataplane.system.process import NULL, Child, reap, spawn
+from dataplane.system.sockets import bind_packet_socket, packet_pair
+
+HELLO_SECONDS: Final = 10.0
+END_SECONDS: Final = 2.0
+
+ENVIRONMENT: Final = {"LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
+
+
+def zygote_command(tree: Path, channel_fd: int) -> Sequence[str]:
+    """The program that becomes a zygote: the host's interpreter with the image's code, alone."""
+    start = (
+        f"import sys; sys.path.insert(0, {str(tree)!r}); "
+        "from dataplane.worker.zygote import main; main()"
+    )
+    python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+    return (python, "-I", "-S", "-B", "-c", start, str(tree), str(channel_fd))
+
+
+@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
+class Zygote:
+    """Mutable. One zygote process; `hello` is set once it takes forks, or failed to."""
+
+    tree: Path
+    child: Child
+    started_at: float
+    deaths: int  # of the zygotes before it, as `lifecycle.count_death` counts
+    hello: asyncio.Future[ZygoteHello]
+    line: Line | None = None
+    waiting: list[WorkerSlot] = dataclasses.field(default_factory=list)  # until the hello
+    asked: dict[int, tuple[WorkerSlot, socket.socket]] = dataclasses.field(default_factory=dict)
+    workers: dict[int, WorkerSlot] = dataclasses.field(default_factory=dict)  # by pid, not reaped
+    gone: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+
+
+class Zygotes:
+    """Mutable: the zygotes by tree, and whose fork each request is."""
+
+    def __init__(
+        self,
+        *,
+        fleet: Fleet,
+        lives: Lives,
+        clock: Clock,
+        events: Events,
+        tasks: asyncio.TaskGroup,
+        command: Callable[[Path, int], Sequence[str]] = zygote_command,
+    ) -> None:
+        self._fleet, self._lives, self._clock, self._events = fleet, lives, clock, events
+        self._tasks = tasks
+        self._command = command
+        self._zygotes: dict[Path, Zygote] = {}
+        self._ending: set[Zygote] = set()
+        self._request = 0
+
+    async def warm(self, tree: Path) -> ZygoteHello:
+        """Returns when a zygote for this tree takes forks. Raises `LaunchError`."""
+        zygote = self._zygotes.get(tree) or self._start(tree, deaths=0)
+        return await asyncio.shield(zygote.hello)
+
+    def fork(self, slot: WorkerSlot) -> None:
+        """Has a process made for the slot; `Lives` is told how it went."""
+        tree = slot.generation.tree
+        try:
+            zygote = self._zygotes.get(tree) or self._start(tree, deaths=0)
+        except LaunchError as error:
+            asyncio.get_running_loop().call_soon(self._lives.fork_failed, slot, str(error))
+            return
+        if zygote.line is None or not zygote.hello.done():
+            zygote.waiting.append(slot)
+        else:
+            self._ask(zygote, slot)
+
+    def knows_exit_of(self, slot: WorkerSlot) -> bool:
+        """Whether the zygote that forked this slot's process lives."""
+        return any(slot.pid in zygote.workers for zygote in self._zygotes.values())
+
+    def pids(self) -> dict[Path, int]:
+        """The running zygotes."""
+        return {tree: zygote.child.pid for tree, zygote in self._zygotes.items()}
+
+    def let_go(self) -> None:
+        """Ends the zygotes whose code nothing runs any more."""
+        in_use = self._fleet.trees_in_use()
+        for tree, zygote in list(self._zygotes.items()):
+            if tree not in in_use and zygote.hello.done() and not zygote.asked:
+                self._end(zygote)
+
+    async def close(self) -> None:
+        """Ends all zygotes and waits for them."""
+        for zygote in list(self._zygotes.values()):
+            self._end(zygote)
+        for zygote in list(self._ending):
+            await zygote.gone.wait()
+
+    # --- one zygote ---------------------------------------------------------------------------
+
+    def _start(self, tree: Path, deaths: int) -> Zygote:
+        ours, theirs = packet_pair()
+        theirs.setblocking(True)
+        try:
+            child = spawn(
+                self._command(tree, theirs.fileno()),
+                environment=ENVIRONMENT,
+                fds=(theirs.fileno(),),
+                stdout=NULL,
+            )
+        except DataplaneError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        zygote = Zygote(
+            tree=tree,
+            child=child,
+            started_at=self._clock.monotonic(),
+            deaths=deaths,
+            hello=asyncio.get_running_loop().create_future(),
+        )
+        # Whoever waits for it takes the failure; without a waiter it is told by an event.
+        zygote.hello.add_done_callback(lambda hello: hello.exception())
+        self._zygotes[tree] = zygote
+        zygote.line = Line(ours, lambda received: self._hear(zygote, received))
+        self._tasks.create_task(self._watch(zygote))
+        return zygote
+
+    async def _watch(self, zygote: Zygote) -> None:
+        """Until it has ended: by our word, by itself, or because it never got ready."""
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                await asyncio.wait({zygote.hello})
+        except TimeoutError:
+            self._events.tell("zygote.late", pid=zygote.child.pid, seconds=HELLO_SECONDS)
+            zygote.child.signal(signal.SIGKILL)
+        status = await zygote.child.wait()
+        zygote.child.close()
+        zygote.gone.set()
+        if self._zygotes.get(zygote.tree) is zygote:
+            self._died(zygote, status)
+
+    def _end(self, zygote: Zygote) -> None:
+        """By closing its channel: it has nothing to do that could keep it."""
+        del self._zygotes[zygote.tree]
+        self._fail(zygote, "the zygote was ended")
+        if zygote.line is not None:
+            zygote.line.close()
+        self._ending.add(zygote)
+        self._tasks.create_task(self._see_off(zygote))
+
+    async def _see_off(self, zygote: Zygote) -> None:
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await zygote.gone.wait()
+        except TimeoutError:
+            zygote.child.signal(signal.SIGKILL)
+            await zygote.gone.wait()
+        self._ending.discard(zygote)
+
+    def _died(self, zygote: Zygote, status: int) -> None:
+        text = f"exit {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+        self._events.tell("zygote.died", pid=zygote.child.pid, status=text)
+        if zygote.line is not None:
+            zygote.line.read()  # its last words
+            zygote.line.close()
+        del self._zygotes[zygote.tree]
+        was_ready = zygote.hello.done() and zygote.hello.exception() is None
+        self._fail(zygote, f"the zygote ended: {text}")
+        self._lives.zygote_died()
+        self._end_strays(zygote)
+        if was_ready and zygote.tree in self._fleet.trees_in_use():
+            self._replace(zygote)
+
+    def _replace(self, dead: Zygote) -> None:
+        lived = self._clock.monotonic() - dead.started_at
+        deaths = lifecycle.count_death(dead.deaths, lived)
+        asyncio.get_running_loop().call_later(
+            lifecycle.pause_before_restart(deaths), self._start_again, dead.tree, deaths
+        )
+
+    def _start_again(self, tree: Path, deaths: int) -> None:
+        if tree in self._zygotes or tree not in self._fleet.trees_in_use():
+            return
+        try:
+            self._start(tree, deaths)
+        except LaunchError as error:
+            self._events.tell("zygote.failed", error=str(error))
+
+    def _fail(self, zygote: Zygote, error: str) -> None:
+        """Nothing that was asked of it will come any more."""
+        if not zygote.hello.done():
+            zygote.hello.set_exception(LaunchError(error))
+        slots = [*zygote.waiting, *(slot for slot, _ in zygote.asked.values())]
+        for _, channel in zygote.asked.values():
+            channel.close()
+        zygote.waiting.clear()
+        zygote.asked.clear()
+        for slot in slots:
+            self._lives.fork_failed(slot, error)
+
+    def _end_strays(self, zygote: Zygote) -> None:
+        """Of its children, now ours, reaps the dead and ends one whose fork was never told."""
+        for pid, slot in zygote.workers.items():
+            if slot.pid != pid:
+                reap(pid)
+        known = {slot.pid for slot in self._fleet.slots()}
+        known |= {other.child.pid for other in (*self._zygotes.values(), *self._ending)}
+        ours = Path(f"/proc/self/task/{os.getpid()}/children")
+        with contextlib.suppress(OSError):
+            for pid in (int(word) for word in ours.read_text().split()):
+                if pid not in known and _runs_from(pid, zygote.tree):
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+
+    # --- what it says -------------------------------------------------------------------------
+
+    def _hear(self, zygote: Zygote, received: Received) -> None:
+        if received is None:
+            return  # its death is told by its pidfd
+        if isinstance(received, ControlError):
+            self._events.tell("zygote.broken", pid=zygote.child.pid, error=str(received))
+            zygote.child.signal(signal.SIGKILL)
+            return
+        message, fds = received
+        match message:
+            case ZygoteHello() if not zygote.hello.done():
+                self._greeted(zygote, message)
+            case Forked() if message.request in zygote.asked and len(fds) == 1:
+                slot, channel = zygote.asked.pop(message.request)
+                zygote.workers[message.pid] = slot
+                self._lives.forked(slot, message.pid, fds[0], channel)
+                return
+            case ForkFailed() if message.request in zygote.asked:
+                slot, channel = zygote.asked.pop(message.request)
+                channel.close()
+                self._lives.fork_failed(slot, message.error)
+            case Exited() if message.pid in zygote.workers:
+                reaped = zygote.workers.pop(message.pid)
+                if reaped.pid == message.pid:
+                    self._lives.exited(message.pid, message.status, reaped)
+            case _:
+                text = f"an unexpected {type(message).__name__}"
+                self._events.tell("zygote.broken", pid=zygote.child.pid, error=text)
+        close_fds(fds)
+
+    def _greeted(self, zygote: Zygote, hello: ZygoteHello) -> None:
+        took = self._clock.monotonic() - zygote.started_at
+        self._events.tell("zygote.ready", pid=hello.pid, code=hello.code, ms=round(took * 1000, 1))
+        zygote.hello.set_result(hello)
+        waiting, zygote.waiting = zygote.waiting, []
+        for slot in waiting:
+            self._ask(zygote, slot)
+
+    def _ask(self, zygote: Zygote, slot: WorkerSlot) -> None:
+        generation = slot.generation
+        lent = generation.lent.to_slot(slot.number, len(generation.slots))
+        self._request += 1
+        request = Fork(
+            request=self._request,
+            app=generation.app.name,
+            generation=generation.number,
+            slot=slot.number,
+            image=generation.image.digest,
+            listeners=tuple(name for name, _ in lent),
+            seal=generation.seal_without,
+            # A failure on purpose is the first process's: its replacement is to be well.
+            faults=generation.faults if slot.life is lifecycle.START else (),
+        )
+        ours, theirs = packet_pair()
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                slot.control_path.unlink()
+            control = bind_packet_socket(slot.control_path)
+            with theirs, control:
+                assert zygote.line is not None
+                zygote.line.send(
+                    request,
+                    (
+                        generation.spec_fd,
+                        slot.stats.fd,
+                        theirs.fileno(),
+                        control.fileno(),
+                        *(fd for _, fd in lent),
+                    ),
+                )
+        except (DataplaneError, OSError) as error:
+            ours.close()
+            theirs.close()
+            text = str(error)
+            asyncio.get_running_loop().call_soon(self._lives.fork_failed, slot, text)
+            return
+        zygote.asked[self._request] = (slot, ours)
+
+
+def _runs_from(pid: int, tree: Path) -> bool:
+    """Whether this process is a fork of a zygote of `tree`, by its command line."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return os.fsencode(tree) in words

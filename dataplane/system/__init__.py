@@ -1,0 +1,1 @@
+"""What the kernel gives: processes, descriptors, sockets, memory files, the seal and the clock."""

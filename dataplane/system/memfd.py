@@ -1,0 +1,67 @@
+"""Memory files: sealed ones that can never change again, and pages that two processes share.
+
+A sealed memfd has no name in any file system; whoever holds it can read it, and nobody, its maker
+included, can change its bytes or its size.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import Final
+
+from dataplane.model.errors import ControlError
+
+SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+# Nothing that travels in a memory file is larger: an image's spec has some kilobytes.
+SIZE_LIMIT: Final = 16 * 1024 * 1024
+
+_MFD_NOEXEC_SEAL: Final = 0x8  # Linux 6.3
+
+
+def sealed_memfd(name: str, data: bytes) -> int:
+    """A descriptor of a memory file that holds `data` and can no longer be changed."""
+    fd = _create(name)
+    try:
+        written = 0
+        while written < len(data):
+            written += os.write(fd, data[written:])
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def shared_memfd(name: str, size: int) -> int:
+    """A descriptor of `size` zero bytes to be mapped by several; its size is fixed for good."""
+    fd = _create(name)
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS & ~fcntl.F_SEAL_WRITE)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def read_sealed(fd: int) -> bytes:
+    """All of a sealed memory file. Raises `ControlError` for one that could still change."""
+    try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError as error:
+        raise ControlError(f"not a memory file: {error.strerror}") from error
+    if seals & SEALS != SEALS:
+        raise ControlError(f"a memory file that is not sealed: {seals:#x}")
+    size = os.fstat(fd).st_size
+    if size > SIZE_LIMIT:
+        raise ControlError(f"a memory file of {size} bytes, at most {SIZE_LIMIT} are taken")
+    return os.pread(fd, size, 0)
+
+
+def _create(name: str) -> int:
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create(name, flags | _MFD_NOEXEC_SEAL)
+    except OSError:
+        return os.memfd_create(name, flags)  # a kernel that does not know the flag: EINVAL

@@ -1,0 +1,50 @@
+"""What a worker is born with: the order to fork it, its descriptors, and the moment of the fork."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from dataplane.control.messages import Fork
+from dataplane.model.errors import ControlError
+
+FIXED_FDS = 4  # spec, stats, channel, control
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Birth:
+    """All of it. The descriptors are the worker's own."""
+
+    fork: Fork
+    spec_fd: int
+    stats_fd: int
+    channel_fd: int
+    control_fd: int
+    listener_fds: tuple[int, ...]  # as fork.listeners names them
+    born: float  # of the monotonic clock
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """Every descriptor that is named here."""
+        return (
+            self.spec_fd,
+            self.stats_fd,
+            self.channel_fd,
+            self.control_fd,
+            *self.listener_fds,
+        )
+
+
+def birth(fork: Fork, fds: tuple[int, ...], born: float) -> Birth:
+    """Sorts the descriptors that came with a `Fork`. Raises `ControlError` if they do not fit."""
+    expected = FIXED_FDS + len(fork.listeners)
+    if len(fds) != expected:
+        raise ControlError(f"{len(fds)} descriptors came with a fork, expected {expected}")
+    return Birth(
+        fork=fork,
+        spec_fd=fds[0],
+        stats_fd=fds[1],
+        channel_fd=fds[2],
+        control_fd=fds[3],
+        listener_fds=fds[FIXED_FDS:],
+        born=born,
+    )

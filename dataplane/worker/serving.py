@@ -1,0 +1,322 @@
+"""A worker that is ready: what the supervisor may ask of it, and how it carries that out.
+
+It may be told to serve, to take connections, to give them away and to end: nothing else, by nobody.
+Without a supervisor it goes on with what it was told last, and waits for the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import functools
+import itertools
+import os
+import socket
+import sys
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from dataplane.control import messages
+from dataplane.control.channel import Channel, Envelope
+from dataplane.control.move import Gave, Giver, Step, Taker, percentiles
+from dataplane.engine.engine import NOTE_AGAIN, NOTE_EMPTY, NOTE_MOVABLE, Engine
+from dataplane.model.errors import ControlError
+from dataplane.system.process import ended
+from dataplane.system.sockets import peer_credentials
+from dataplane.worker.faults import Faults
+from dataplane.worker.moving import MovingEngine
+
+# Batches of events in one turn, so that a message is never kept waiting by traffic.
+TURN_ROUNDS: Final = 16
+# A supervisor that connects says at once what it wants.
+ASK_SECONDS: Final = 5.0
+
+
+class State(enum.Enum):
+    """Where a worker stands; `Identity` tells it in these words."""
+
+    READY = "ready"  # sealed, not told to serve yet
+    SERVING = "serving"
+    DRAINING = "draining"
+    GONE = "gone"  # all is said; the process ends
+
+
+class Worker:
+    """Mutable: its state, the channel that counts, and the drain that is under way."""
+
+    def __init__(self, fork: messages.Fork, engine: Engine, faults: Faults) -> None:
+        self._fork = fork
+        self._engine = engine
+        self._moving = MovingEngine(engine, self._turn_soon)
+        self._faults = faults
+        self._own_uid = os.geteuid()
+        self._state = State.READY
+        self._channel: Channel | None = None
+        self._batches = itertools.count(1)  # of all that is given and taken
+        self._giver: Giver | None = None
+        self._drain_over = asyncio.Event()
+        self._drain_limit: asyncio.Timeout | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turn_due = False
+        self._loop = asyncio.get_running_loop()
+        self._end: asyncio.Future[int] = self._loop.create_future()
+
+    async def run(self, channel: Channel, control: socket.socket) -> int:
+        """Serves and obeys until it is over; returns the exit status.
+
+        `channel` is the supervisor's; at `control`, which listens, the next one will ask.
+        """
+        self._loop.set_exception_handler(self._callback_failed)
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            self._loop.add_reader(self._engine.fd, self.turn)
+            self._loop.add_reader(control.fileno(), self._accept, control)
+            self._start(self._obey(channel))
+            status = await self._end
+            self._loop.remove_reader(control.fileno())
+            self._loop.remove_reader(self._engine.fd)
+            for task in self._tasks:
+                task.cancel()
+        return status
+
+    def turn(self) -> None:
+        """Has the engine handle what is ready."""
+        notes = self._engine.turn(TURN_ROUNDS)
+        if not notes:
+            return
+        if notes & NOTE_AGAIN:
+            self._turn_soon()
+        if self._state is State.DRAINING:
+            if notes & NOTE_MOVABLE and self._giver is not None:
+                self._giver.more()
+            if notes & NOTE_EMPTY:
+                self._end_drain()
+
+    def _turn_soon(self) -> None:
+        if not self._turn_due:
+            self._turn_due = True
+            self._loop.call_soon(self._turn_again)
+
+    def _turn_again(self) -> None:
+        self._turn_due = False
+        self.turn()
+
+    def _start(self, life: Coroutine[Any, Any, None]) -> None:
+        task = self._group.create_task(life)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- the supervisor --------------------------------------------------------------------------
+
+    async def _obey(self, channel: Channel) -> None:
+        """Carries out what comes over a channel, until it ends. It replaces the one before."""
+        self._channel = channel
+        try:
+            while (envelope := await channel.receive()) is not None:
+                await self._do(envelope)
+        except ControlError as error:
+            _log("worker.channel_failed", error=str(error))
+        if self._channel is channel:
+            self._channel = None
+        channel.close()
+
+    async def _do(self, envelope: Envelope) -> None:
+        if self._state is State.GONE:
+            envelope.close_fds()
+            return
+        match envelope.message:
+            case messages.Serve():
+                self._go_on()
+                await self._tell(messages.Serving())
+            case messages.Receive(slot=slot) if len(envelope.fds) == 2:
+                await self._tell(messages.Receiving(slot=slot))
+                self._start(self._receive(slot, *envelope.fds))
+            case messages.Drain(deadline_ms=deadline_ms) if len(envelope.fds) in (0, 2):
+                if self._state is State.DRAINING:
+                    envelope.close_fds()
+                    raise ControlError("Drain while draining")
+                self._begin_drain()
+                self._start(self._drain(deadline_ms / 1000, envelope.fds, self._drain_over))
+            case messages.End():
+                if self._state is not State.DRAINING:
+                    self._begin_drain()
+                self._engine.reset_all()
+                await self._drained()
+            case messages.Ask():
+                await self._tell(self._identity())
+            case other:
+                envelope.close_fds()
+                raise ControlError(f"{type(other).__name__} with {len(envelope.fds)} descriptors")
+
+    async def _tell(self, message: messages.Message) -> None:
+        """To the supervisor, if there is one. The next one asks for what it needs to know."""
+        if self._channel is None:
+            return
+        try:
+            await self._channel.send(message)
+        except ControlError as error:
+            _log("worker.untold", message=type(message).__name__, error=str(error))
+
+    def _accept(self, control: socket.socket) -> None:
+        try:
+            sock, _ = control.accept()
+        except OSError:
+            return  # whoever it was has gone again
+        # The socket's file is its owner's alone; this holds where the file was opened wider.
+        if peer_credentials(sock)[1] not in (0, self._own_uid):
+            sock.close()
+            return
+        self._start(self._answer(Channel(sock)))
+
+    async def _answer(self, channel: Channel) -> None:
+        """A connection to the control socket: after `Ask`, it is the supervisor's channel."""
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                envelope = await channel.receive()
+            if envelope is None or not isinstance(envelope.message, messages.Ask):
+                raise ControlError("it did not ask")
+            await channel.send(self._identity())
+        except (ControlError, TimeoutError) as error:
+            _log("worker.not_asked", error=str(error))
+            channel.close()
+            return
+        await self._obey(channel)
+
+    def _identity(self) -> messages.Identity:
+        return messages.Identity(
+            pid=os.getpid(),
+            app=self._fork.app,
+            generation=self._fork.generation,
+            slot=self._fork.slot,
+            image=self._fork.image,
+            state=self._state.value,
+            listeners=self._fork.listeners,
+        )
+
+    # --- serving, draining, moving ---------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Accepts, from whatever state; a drain is over."""
+        draining = self._state is State.DRAINING
+        self._state = State.SERVING
+        if draining:
+            self._end_drain()
+            if self._drain_limit is not None:
+                # A batch that is open is settled by green's word or death, however late.
+                self._drain_limit.reschedule(None)
+        self._engine.serve()
+        if self._faults.stops_turning:
+            self._loop.remove_reader(self._engine.fd)
+
+    def _begin_drain(self) -> None:
+        """Accepts no more, and counts what becomes of each connection from now on."""
+        self._state = State.DRAINING
+        self._drain_over = asyncio.Event()
+        self._drain_limit = None
+        self._engine.pause()
+        self._engine.drain()
+
+    def _end_drain(self) -> None:
+        self._drain_over.set()
+        if self._giver is not None:
+            self._giver.stop()
+
+    async def _drain(self, seconds: float, peer: tuple[int, ...], over: asyncio.Event) -> None:
+        """From `Drain` to `Drained`, or to the `Serve` that takes it back."""
+
+        def counts() -> bool:
+            """Not taken back, and no later drain has begun while a batch was still to settle."""
+            return self._state is State.DRAINING and self._drain_over is over
+
+        try:
+            async with asyncio.timeout(seconds) as self._drain_limit:
+                gave = Gave.REFUSED if not peer else await self._give(peer, over)
+                if counts() and gave is Gave.REFUSED:
+                    self._engine.close_idle()
+                if counts() and gave is Gave.PEER_GONE and self._channel is None:
+                    self._go_on()  # no successor, and nobody to say so
+                # What waits for nothing has no event that would make the engine look at it.
+                self._loop.call_soon(self.turn)
+                await over.wait()
+        except TimeoutError:
+            if counts():
+                self._engine.reset_all()
+        if counts():
+            await self._drained()
+
+    async def _give(self, peer: tuple[int, ...], over: asyncio.Event) -> Gave:
+        """Gives green what may move, until nothing is left or nobody takes it."""
+        move_fd, pidfd = peer
+        gone = functools.partial(ended, pidfd)
+        with socket.socket(fileno=move_fd) as sock:
+            sock.setblocking(False)
+            giver = Giver(self._moving, sock, gone, self._batches, self._step("blue"))
+            self._giver = giver
+            if over.is_set():
+                giver.stop()
+            self._loop.call_soon(self.turn)
+            try:
+                return await giver.run()
+            finally:
+                if self._giver is giver:
+                    self._giver = None
+                os.close(pidfd)
+
+    async def _receive(self, slot: int, move_fd: int, pidfd: int) -> None:
+        """Takes what blue gives, until it ends its side; then says how that went."""
+        gone = functools.partial(ended, pidfd)
+        step = self._step("green")
+        with socket.socket(fileno=move_fd) as sock:
+            sock.setblocking(False)
+            try:
+                await step("receiving")
+                took = await Taker(self._moving, sock, gone, self._batches, step).run()
+            finally:
+                os.close(pidfd)
+        await self._tell(
+            messages.Received(
+                slot=slot,
+                started=took.started,
+                declined=took.declined,
+                stall_us=percentiles(took.stall_us),
+            )
+        )
+
+    async def _drained(self) -> None:
+        """The last word, and the end."""
+        self._state = State.GONE
+        tally = self._engine.tally()
+        await self._tell(
+            messages.Drained(
+                connections=messages.DrainCounts(
+                    moved_idle=tally.moved_idle,
+                    moved_after_request=tally.moved_after_request,
+                    finished=tally.finished,
+                    closed=tally.closed,
+                    reset=tally.reset,
+                )
+            )
+        )
+        self._finish(0)
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A turn that fails is nothing to go on from: the process ends and is replaced."""
+        error = context.get("exception")
+        if not self._end.done():
+            self._end.set_exception(error or ControlError(str(context.get("message"))))
+
+    def _finish(self, status: int) -> None:
+        if not self._end.done():
+            self._end.set_result(status)
+
+    def _step(self, side: str) -> Step:
+        return lambda name: self._faults.step(f"{side}:{name}")
+
+
+def _log(event: str, **fields: str) -> None:
+    told = " ".join(f"{name}={value!r}" for name, value in fields.items())
+    with contextlib.suppress(OSError):  # a log whose disk is full must stop nobody
+        print(f"{event} {told}", file=sys.stderr, flush=True)

@@ -1,0 +1,279 @@
+/* dp.h: all of the engine that Python may call. The marked part is fed to cffi as it stands, so
+ * it uses no macro and no preprocessor line.
+ *
+ * The engine is single-threaded and non-blocking. It owns one epoll descriptor; whoever drives it
+ * watches that descriptor and calls dp_engine_turn when it is readable. It never calls back.
+ *
+ * Life: dp_engine_new, then the _add and _set functions (the builder), then dp_engine_seal, which
+ * makes the tables read-only. Builder calls on a sealed engine are refused with DP_ESTATE. */
+#ifndef DP_H
+#define DP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define DP_MUST_CHECK __attribute__((warn_unused_result))
+#pragma GCC visibility push(default)
+#endif
+
+/* cdef: begin */
+typedef struct dp_engine dp_engine;
+
+enum { DP_ABI = 1 };           /* checked by Python at boot: dp_abi() must say the same */
+enum { DP_STATS_VERSION = 1 }; /* layout of dp_stats */
+enum { DP_MOVE_VERSION = 1 };  /* layout of a moved connection's record */
+
+enum {
+    DP_OK = 0,
+    DP_NEED_MORE = 1,
+    DP_EMALFORMED = -1, /* what came breaks the grammar */
+    DP_ETOOBIG = -2,    /* a stated limit is exceeded */
+    DP_ENOMEM = -3,
+    DP_ESTATE = -4,    /* not now: sealed already, or not sealed yet */
+    DP_EINVAL = -5,    /* an argument that the caller should have checked */
+    DP_ESYSTEM = -6,   /* a system call failed: errno tells */
+    DP_EVERSION = -7,  /* a version this code does not know */
+    DP_ETARGET = -8,   /* the request target is too long */
+    DP_ECODING = -9,   /* a transfer coding other than chunked */
+    DP_EEXPECT = -10,  /* an expectation other than 100-continue */
+    DP_EGONE = -11,    /* a moved connection's listener is not here */
+    DP_EMETHOD = -12   /* a method that is not served (CONNECT) */
+};
+
+enum { DP_HTTP = 1, DP_TCP = 2 };
+enum { DP_ROUND_ROBIN = 1, DP_LEAST_REQUEST = 2 };
+enum { DP_EDIT_REQUEST_SET = 1, DP_EDIT_REQUEST_REMOVE, DP_EDIT_RESPONSE_SET, DP_EDIT_RESPONSE_REMOVE };
+enum { DP_TRANSPORT_PLAIN = 0, DP_TRANSPORT_TRICKLE = 1 }; /* trickle: a byte at a time, for tests */
+
+/* What dp_engine_turn has to tell, as bits. */
+enum {
+    DP_NOTE_AGAIN = 1,   /* work is left: call again soon, without waiting for the descriptor */
+    DP_NOTE_MOVABLE = 2, /* draining, and at least one connection may be saved */
+    DP_NOTE_EMPTY = 4    /* draining, and no downstream connection is left */
+};
+
+typedef struct {
+    uint32_t transport;        /* DP_TRANSPORT_* */
+    uint32_t max_connections;  /* downstream; 0: no limit but descriptors */
+    uint32_t max_header_bytes; /* of one message head */
+    uint32_t max_headers;      /* fields in one head, at most 256 */
+    uint64_t max_body_bytes;   /* of a request; 0: no limit */
+    uint64_t max_buffer_bytes; /* all buffers of the engine together */
+    uint32_t header_ms;        /* first byte of a head to its end */
+    uint32_t body_idle_ms;     /* between two reads or writes of a body */
+    uint32_t idle_ms;          /* between exchanges on a kept-alive connection */
+    uint32_t tunnel_idle_ms;   /* tcp: no byte in either direction */
+    uint64_t seed_low;         /* for hashes and request ids: drawn after the fork */
+    uint64_t seed_high;
+    uint32_t tick_ms;          /* the timer tick that shows the engine lives; 0: none */
+} dp_engine_options;
+
+/* A page that the engine writes and the supervisor reads. Counters never go back. */
+typedef struct {
+    uint32_t magic; /* 0x64707374, "dpst" */
+    uint32_t version;
+    uint64_t turns;       /* calls of dp_engine_turn: the heartbeat */
+    uint64_t connections; /* downstream, open now */
+    uint64_t connections_total;
+    uint64_t moved_in_total;
+    uint64_t moved_out_total;
+    uint64_t refused_total; /* connections beyond a limit */
+    uint64_t requests_total;
+    uint64_t requests_active;
+    uint64_t received_bytes_total;
+    uint64_t sent_bytes_total;
+    uint64_t answers_total[6]; /* by class; [0]: none could be sent */
+    uint64_t own_answers_total[8];  /* made here: 400 408 413/414/417/431 404/421 502 503 504 other */
+    uint64_t upstream_connects_total;
+    uint64_t upstream_connect_failures_total;
+    uint64_t upstream_failures_total; /* broke, timed out or answered garbage */
+    uint64_t upstream_connections;    /* open now */
+    uint64_t upstream_idle;           /* in pools now */
+    uint64_t buffer_bytes;            /* in use now */
+    uint64_t tunnels;                 /* open now */
+    uint64_t reserved[16];
+} dp_stats;
+
+typedef struct {
+    const char *host;   /* NULL: any; lower case; "*.example.com": any name below */
+    const char *path;   /* ends in '/': a prefix; else exact; NULL: any */
+    uint32_t methods;   /* bits of dp_method_bit; 0: any */
+    int32_t upstream;   /* index, or -1: redirect or respond */
+    uint32_t request_timeout_ms; /* request sent to response head */
+    uint32_t status;    /* of a redirect or a fixed response */
+    const char *location; /* redirect: where to (a prefix keeps the rest); NULL: a fixed response */
+    const uint8_t *body;  /* fixed response */
+    size_t body_len;
+} dp_route_options;
+
+typedef struct { /* what happened to connections while draining, or on arrival */
+    uint64_t moved_idle;
+    uint64_t moved_after_request;
+    uint64_t finished;
+    uint64_t closed;
+    uint64_t reset;
+} dp_drain_counts;
+
+uint32_t dp_abi(void);
+const char *dp_result_text(int result);
+uint32_t dp_method_bit(const char *method, size_t len); /* 0: not a method routes can name */
+
+/* --- building ------------------------------------------------------------------------------ */
+
+/* stats: a writable mapping of at least sizeof(dp_stats), kept by the caller, or NULL. Counters in
+ * it go on from what they are, so that a restarted worker's numbers do not fall. */
+int dp_engine_new(const dp_engine_options *options, dp_stats *stats, dp_engine **ret_engine);
+void dp_engine_free(dp_engine *engine); /* accepts NULL */
+
+/* Each returns an index >= 0, or a failure. Names and strings are copied. */
+int dp_upstream_add(dp_engine *engine, const char *name, int balance, uint32_t connect_timeout_ms,
+                    uint32_t keepalive);
+int dp_endpoint_add(dp_engine *engine, int upstream, const char *address, uint16_t port);
+int dp_listener_add(dp_engine *engine, const char *name, int protocol, int upstream);
+int dp_route_add(dp_engine *engine, const dp_route_options *options);
+int dp_route_match_header(dp_engine *engine, int route, const char *name, const char *value);
+int dp_route_edit(dp_engine *engine, int route, int edit, const char *name, const char *value);
+int dp_engine_seal(dp_engine *engine);
+
+/* --- serving ------------------------------------------------------------------------------- */
+
+int dp_engine_fd(const dp_engine *engine);
+/* A listening socket, lent: it is never closed by the engine, only taken out of its epoll set. */
+int dp_listener_attach(dp_engine *engine, int listener, int fd);
+int dp_engine_serve(dp_engine *engine); /* accept on all attached sockets; also ends a drain */
+int dp_engine_pause(dp_engine *engine); /* accept no more; EPOLL_CTL_DEL before any close */
+/* Takes over fd, one end of a stream socket pair, as an http connection that proves the whole
+ * path: the request is parsed and routed, then answered 200 here instead of by an upstream. */
+int dp_engine_probe(dp_engine *engine, int fd);
+/* Handles ready events until none is left or max_rounds batches are done. Returns DP_NOTE_ bits,
+ * or DP_ESYSTEM. */
+int dp_engine_turn(dp_engine *engine, uint32_t max_rounds);
+
+/* --- draining and moving ------------------------------------------------------------------- */
+
+/* From now on connections stop after their exchange and wait to be saved. */
+int dp_engine_drain(dp_engine *engine);
+/* No peer to move to: close what waits now and whatever finishes later. */
+int dp_engine_close_idle(dp_engine *engine);
+/* Cuts what is left. Returns how many connections were cut. */
+int dp_engine_reset_all(dp_engine *engine);
+int dp_engine_drain_counts(const dp_engine *engine, dp_drain_counts *ret_counts);
+
+/* Freezes up to max_fds connections (out of epoll) as batch number `batch` and writes their
+ * records. Returns the count of records (0: none may be saved now). Each has one descriptor, which
+ * stays the engine's. */
+int dp_move_save(dp_engine *engine, uint32_t batch, uint8_t *ret_records, size_t capacity,
+                 int *ret_fds, uint32_t max_fds, size_t *ret_len);
+/* The commit was sent: forget the batch and close its descriptors. Declined ones (bit set in
+ * declined, one bit a record) are closed politely and counted. */
+int dp_move_commit(dp_engine *engine, uint32_t batch, const uint8_t *declined, size_t declined_len);
+/* The peer is gone or said no: all of the batch goes on here. */
+int dp_move_take_back(dp_engine *engine, uint32_t batch);
+
+/* Takes over fds and holds them still, as batch `batch`. ret_declined has one bit a record and
+ * room for (count + 7) / 8 bytes; a declined record's descriptor is closed. */
+int dp_move_hold(dp_engine *engine, uint32_t batch, const uint8_t *records, size_t len,
+                 const int *fds, uint32_t count, uint8_t *ret_declined);
+/* The commit came: the held batch begins to run. ret_stall_us gets one figure a started
+ * connection, at most max_stalls. Returns how many started. */
+int dp_move_start(dp_engine *engine, uint32_t batch, uint32_t *ret_stall_us, uint32_t max_stalls);
+/* No commit came: close the held copies without a word to the client. */
+int dp_move_drop(dp_engine *engine, uint32_t batch);
+
+/* --- pure functions, for tests and tools --------------------------------------------------- */
+
+typedef struct {
+    uint32_t off;
+    uint32_t len;
+} dp_span;
+
+typedef struct {
+    dp_span name;
+    dp_span value;
+    uint16_t id;    /* DP_F_..., 0: not one we know */
+    uint16_t flags; /* DP_FIELD_... */
+} dp_field;
+
+enum { DP_MAX_FIELDS = 256 };
+
+typedef struct {
+    uint32_t head_len;  /* through the empty line */
+    uint32_t method;    /* dp_method_bit's value, 0: another token */
+    dp_span method_span;
+    dp_span target;     /* as it came */
+    dp_span host;       /* host[:port] from the target or the Host field; empty if none */
+    dp_span host_name;  /* without the port; an IPv6 literal keeps its brackets */
+    dp_span path;       /* from '/' up to '?', or "*"; never empty, may lie apart from query */
+    dp_span query;      /* with its '?', or empty */
+    uint32_t minor;     /* HTTP/1.minor */
+    uint32_t framing;   /* DP_BODY_NONE, DP_BODY_LENGTH or DP_BODY_CHUNKED */
+    uint64_t content_length;
+    uint32_t keep_alive; /* may the connection go on after this exchange */
+    uint32_t expects_continue;
+    uint32_t has_upgrade;
+    uint32_t field_count;
+    dp_field fields[256];
+} dp_request_head;
+
+typedef struct {
+    uint32_t head_len;
+    uint32_t status;
+    dp_span reason;
+    uint32_t minor;
+    uint32_t framing; /* DP_BODY_*; NONE where status or method forbid a body */
+    uint64_t content_length; /* as told, also where no body comes; UINT64_MAX: not told */
+    uint32_t keep_alive;
+    uint32_t field_count;
+    dp_field fields[256];
+} dp_response_head;
+
+enum { DP_BODY_NONE = 0, DP_BODY_LENGTH = 1, DP_BODY_CHUNKED = 2, DP_BODY_CLOSE = 3 };
+
+enum {
+    DP_FIELD_DROP = 1 /* hop-by-hop by itself or named by Connection: not forwarded */
+};
+
+typedef struct {
+    uint32_t max_bytes;
+    uint32_t max_fields;
+    uint32_t max_target; /* longer: DP_ETARGET */
+} dp_head_limits;
+
+/* Where the head at data ends. *scanned is 0 at first and is kept between calls, so that bytes are
+ * looked at once. DP_OK: *ret_len is set. DP_NEED_MORE, DP_EMALFORMED (a bare LF or a NUL seen on
+ * the way, leading space), DP_ETOOBIG. At most one leading CRLF before a request line is passed
+ * over by the caller, not here. data is borrowed for the call. */
+int dp_head_end(const uint8_t *data, size_t len, const dp_head_limits *limits, uint32_t *scanned,
+                uint32_t *ret_len);
+/* data[0..len) is one whole head as dp_head_end found it. ret_head is scratch: its content is only
+ * meaningful after DP_OK. Spans are offsets into data. */
+int dp_request_parse(const uint8_t *data, size_t len, const dp_head_limits *limits,
+                     dp_request_head *ret_head);
+/* to_head: the response answers a HEAD request. */
+int dp_response_parse(const uint8_t *data, size_t len, const dp_head_limits *limits, int to_head,
+                      dp_response_head *ret_head);
+
+typedef struct {
+    uint64_t left;     /* data bytes left of the current chunk */
+    uint32_t state;
+    uint32_t overhead; /* bytes of extensions and trailers so far, bounded */
+} dp_chunked;          /* all zero: the start */
+
+/* Checks data as chunked framing and compacts it in place to what is forwarded: with keep_framing
+ * the same framing without extensions and trailer fields (each byte kept is a byte of this call,
+ * so size digits pass as they came, leading zeros too: at most 16); without it, the bare data.
+ * *ret_used bytes were read, *ret_kept bytes stand at data now. DP_OK: the body is complete (bytes
+ * beyond *ret_used are not its own). DP_NEED_MORE: all of data was used, possibly keeping none.
+ * DP_EMALFORMED, DP_ETOOBIG: poisoned, what stands at data is not to be forwarded. Resumes at any
+ * byte. */
+int dp_chunked_feed(dp_chunked *state, uint8_t *data, size_t len, int keep_framing,
+                    size_t *ret_used, size_t *ret_kept);
+/* The route that a request head would take, or -1. For tests and tools; the engine's own lookup. */
+int dp_route_find(const dp_engine *engine, const uint8_t *data, const dp_request_head *head);
+/* cdef: end */
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+#endif

@@ -1,0 +1,194 @@
+/* dp_accept: listening sockets, lent to the engine, and the connections that come from them. I/O. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "dp_core.h"
+
+/* --- listeners -------------------------------------------------------------------------------- */
+
+int dp_engine_fd(const dp_engine *engine)
+{
+    DP_CHECK(engine->magic == DP_ENGINE_MAGIC);
+    return engine->epoll_fd;
+}
+
+int dp_listener_attach(dp_engine *engine, int listener, int fd)
+{
+    DP_CHECK(engine->magic == DP_ENGINE_MAGIC);
+    if (!engine->sealed)
+        return DP_ESTATE;
+    if (listener < 0 || (uint32_t)listener >= engine->tables.listener_count || fd < 0)
+        return DP_EINVAL;
+    if (engine->attached_count == DP_ATTACHED_MAX)
+        return DP_ETOOBIG;
+    engine->attached[engine->attached_count++] = (dp_attached){.fd = fd, .listener = listener};
+    return DP_OK;
+}
+
+int dp_accept_start(dp_engine *engine)
+{
+    for (uint32_t i = 0; i < engine->attached_count; i++) {
+        dp_attached *attached = &engine->attached[i];
+        struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64_t)DP_KEY_LISTENER << 56 | i};
+        if (attached->accepting)
+            continue;
+        if (epoll_ctl(engine->epoll_fd, EPOLL_CTL_ADD, attached->fd, &event) != 0)
+            return DP_ESYSTEM;
+        attached->accepting = true;
+    }
+    return DP_OK;
+}
+
+void dp_accept_stop(dp_engine *engine)
+{
+    struct epoll_event none = {0};
+    for (uint32_t i = 0; i < engine->attached_count; i++) {
+        dp_attached *attached = &engine->attached[i];
+        if (attached->accepting)
+            (void)epoll_ctl(engine->epoll_fd, EPOLL_CTL_DEL, attached->fd, &none);
+        attached->accepting = false;
+    }
+}
+
+int dp_engine_serve(dp_engine *engine)
+{
+    DP_CHECK(engine->magic == DP_ENGINE_MAGIC);
+    if (!engine->sealed)
+        return DP_ESTATE;
+    engine->serving = true;
+    engine->draining = false;
+    engine->closing_idle = false;
+    engine->now_ms = dp_clock_ms();
+    dp_move_withdraw(engine);
+    dp_ready_run(engine); /* what came while they waited has no event any more */
+    dp_conn_collect(engine);
+    return dp_accept_start(engine);
+}
+
+int dp_engine_pause(dp_engine *engine)
+{
+    DP_CHECK(engine->magic == DP_ENGINE_MAGIC);
+    engine->serving = false;
+    engine->accept_again = 0;
+    dp_accept_stop(engine);
+    return DP_OK;
+}
+
+static void client_text(dp_conn *conn, const struct sockaddr_storage *address)
+{
+    char text[INET6_ADDRSTRLEN] = "unknown";
+    if (address->ss_family == AF_INET) {
+        struct sockaddr_in v4;
+        memcpy(&v4, address, sizeof(v4));
+        (void)inet_ntop(AF_INET, &v4.sin_addr, text, sizeof(text));
+    } else if (address->ss_family == AF_INET6) {
+        struct sockaddr_in6 v6;
+        memcpy(&v6, address, sizeof(v6));
+        (void)inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof(text));
+    }
+    conn->client_len = (uint8_t)strnlen(text, sizeof(conn->client));
+    memcpy(conn->client, text, conn->client_len);
+}
+
+/* Says so, if there are words for it in this protocol; fd is still to be closed. */
+static void turn_away(dp_engine *engine, int fd, int protocol)
+{
+    static const char busy[] = "the connection limit is reached\n";
+    engine->stats->refused_total++;
+    if (protocol != DP_HTTP)
+        return;
+    dp_answer answer = {
+        .status = 503, .minor = 1, .body = (const uint8_t *)busy, .body_len = sizeof(busy) - 1};
+    size_t len = dp_head_answer(engine, &answer);
+    if (write(fd, engine->head_buffer, len) > 0) {
+        engine->stats->own_answers_total[5]++;
+        engine->stats->answers_total[5]++;
+    }
+}
+
+static void accept_one(dp_engine *engine, const dp_attached *attached, int fd,
+                       const struct sockaddr_storage *address)
+{
+    int protocol = engine->tables.listeners[attached->listener].protocol;
+    uint32_t limit = engine->options.max_connections;
+    engine->stats->connections_total++;
+    bool full = limit != 0 && engine->down_count >= limit;
+    bool cut = full && (protocol != DP_HTTP || engine->turned_away == DP_TURNED_AWAY_MAX);
+    dp_conn *conn = cut ? NULL : dp_conn_new(engine, fd, DP_DOWN);
+    if (conn == NULL) {
+        turn_away(engine, fd, protocol);
+        (void)close(fd);
+        return;
+    }
+    if (full) {
+        conn->flags |= DP_C_TURNED_AWAY;
+        engine->turned_away++;
+    }
+    dp_conn_count_down(engine, conn, 1);
+    conn->protocol = (uint8_t)protocol;
+    conn->listener = (uint16_t)attached->listener;
+    conn->io = DP_IO_READ | DP_IO_WRITE;
+    client_text(conn, address);
+    if (dp_conn_watch(engine, conn) != DP_OK) {
+        dp_conn_close(engine, conn);
+        return;
+    }
+    if (full) {
+        turn_away(engine, fd, protocol);
+        dp_http_turn_away(engine, conn);
+    } else if (protocol == DP_HTTP) {
+        dp_http_accepted(engine, conn);
+    } else {
+        dp_tcp_accepted(engine, conn);
+    }
+}
+
+void dp_accept_burst(dp_engine *engine, uint32_t index)
+{
+    dp_attached *attached = &engine->attached[index];
+    for (int i = 0; i < DP_ACCEPT_BURST && attached->accepting; i++) {
+        struct sockaddr_storage address = {0};
+        socklen_t len = sizeof(address);
+        int fd = accept4(attached->fd, (struct sockaddr *)&address, &len,
+                         SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0) {
+            accept_one(engine, attached, fd, &address);
+            continue;
+        }
+        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+            /* The queue keeps them; a level-triggered set would spin on it meanwhile. */
+            dp_accept_stop(engine);
+            engine->accept_again = engine->now_ms + DP_ACCEPT_PAUSE_MS;
+            return;
+        }
+        if (errno == EAGAIN || errno == EINVAL)
+            return;
+        /* ECONNABORTED and the like: that one is gone, the next may be fine */
+    }
+}
+
+int dp_engine_probe(dp_engine *engine, int fd)
+{
+    DP_CHECK(engine->magic == DP_ENGINE_MAGIC);
+    if (!engine->sealed)
+        return DP_ESTATE;
+    dp_conn *conn = dp_conn_new(engine, fd, DP_DOWN);
+    if (conn == NULL)
+        return DP_ENOMEM;
+    conn->flags |= DP_C_PROBE;
+    conn->protocol = DP_HTTP;
+    conn->io = DP_IO_READ | DP_IO_WRITE;
+    engine->now_ms = dp_clock_ms();
+    memcpy(conn->client, "probe", 5);
+    conn->client_len = 5;
+    if (dp_conn_watch(engine, conn) != DP_OK) {
+        dp_conn_close(engine, conn);
+        return DP_ESYSTEM;
+    }
+    dp_http_accepted(engine, conn);
+    return DP_OK;
+}

@@ -1,0 +1,435 @@
+/* dp_core: the engine's own structures. Seen by the modules that do I/O (dp_engine, dp_conn,
+ * dp_http, dp_tcp, dp_move) and by nobody else. */
+#ifndef DP_CORE_H
+#define DP_CORE_H
+
+#include <stdbool.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include "dp.h"
+#include "dp_http1.h"
+
+#define DP_ARRAY_LEN(array) (sizeof(array) / sizeof((array)[0]))
+#define DP_CHECK(condition) ((condition) ? (void)0 : dp_fail(__FILE__, __LINE__, #condition))
+
+/* A broken invariant: says where on standard error and aborts; the supervisor starts another. */
+void dp_fail(const char *file, int line, const char *condition) __attribute__((noreturn, cold));
+
+enum {
+    DP_ENGINE_MAGIC = 0x64706531, /* "dpe1" */
+    DP_CONN_MAGIC = 0x64706331,   /* "dpc1" */
+    DP_STATS_MAGIC = 0x64707374   /* "dpst" */
+};
+
+enum {
+    DP_NAME_MAX = 63,        /* names of listeners and upstreams: a label's length */
+    DP_UPSTREAMS_MAX = 1024, /* more upstreams in one app are several apps */
+    DP_ENDPOINTS_MAX = 256,  /* of one upstream; a mask of tried ones has a bit each */
+    DP_LISTENERS_MAX = 64,
+    DP_ROUTES_MAX = 4096,
+    DP_ATTACHED_MAX = 256, /* listening sockets lent to one process */
+    DP_READ_MAX = 256 * 1024, /* one read of a body; also the most that waits for a slow peer */
+    DP_READ_MIN = 16 * 1024,
+    DP_BATCH_EVENTS = 256, /* events taken from the kernel at once */
+    DP_ACCEPT_BURST = 64,  /* accepts on one socket before others have their turn */
+    DP_PUMP_BURST = 32,    /* exchanges or reads on one connection before others have their turn */
+    DP_LINGER_MS = 2000,   /* how long a refused client may still send what nobody reads */
+    DP_LINGER_BYTES = 1 << 20,
+    DP_TURNED_AWAY_MAX = 256, /* refused connections that linger; more are cut */
+    DP_UPSTREAM_IDLE_MS = 60000,
+    DP_CHUNK = 64,        /* connections that the slab grows by */
+    DP_FREEZE_BATCHES = 8 /* batches frozen or held at once */
+};
+
+/* --- tables: in one mapping that dp_engine_seal makes read-only ------------------------------ */
+
+typedef struct dp_arena {
+    uint8_t *base;
+    size_t size; /* reserved address space */
+    size_t used;
+} dp_arena;
+
+void *dp_arena_take(dp_arena *arena, size_t size); /* zeroed, 16-aligned; NULL: full */
+char *dp_arena_text(dp_arena *arena, const char *text, size_t len);
+
+typedef struct dp_text {
+    const char *data;
+    uint32_t len;
+} dp_text;
+
+typedef struct dp_edit {
+    const struct dp_edit *next;
+    dp_text name; /* lower case */
+    dp_text line; /* "name: value\r\n" of a set; empty for a remove */
+} dp_edit;
+
+typedef struct dp_header_match {
+    const struct dp_header_match *next;
+    dp_text name;
+    dp_text value;
+} dp_header_match;
+
+typedef struct dp_route {
+    dp_text host; /* without the "*" of a wildcard, whose first byte is then '.' */
+    dp_text path;
+    dp_text location;
+    dp_text body;
+    const dp_header_match *headers;
+    const dp_edit *request_edits;
+    const dp_edit *response_edits;
+    uint32_t methods;
+    int32_t upstream;
+    uint32_t request_timeout_ms;
+    uint32_t status;
+    uint32_t order;
+    uint8_t any_host;
+    uint8_t wildcard_host;
+    uint8_t any_path;
+    uint8_t prefix_path;
+} dp_route;
+
+typedef struct dp_endpoint {
+    struct sockaddr_storage address;
+    socklen_t address_len;
+    uint32_t slot; /* where its live state stands in dp_engine.pools */
+} dp_endpoint;
+
+typedef struct dp_upstream {
+    char name[DP_NAME_MAX + 1];
+    dp_endpoint *endpoints;
+    uint32_t endpoint_count;
+    uint32_t connect_timeout_ms;
+    uint32_t keepalive;
+    int balance;
+} dp_upstream;
+
+typedef struct dp_listener {
+    char name[DP_NAME_MAX + 1];
+    int protocol;
+    int upstream; /* tcp */
+} dp_listener;
+
+typedef struct dp_tables {
+    dp_listener *listeners;
+    dp_upstream *upstreams;
+    dp_route **routes;  /* in the order they were added, then sorted by dp_route_sort */
+    dp_route **by_order; /* index as given to the builder */
+    uint32_t listener_count;
+    uint32_t upstream_count;
+    uint32_t route_count;
+    uint32_t endpoint_count;
+} dp_tables;
+
+/* --- connections ----------------------------------------------------------------------------- */
+
+typedef struct dp_buffer {
+    uint8_t *data;
+    uint32_t cap;
+    uint32_t off; /* first unread byte */
+    uint32_t len; /* unread bytes */
+} dp_buffer;
+
+enum dp_role { DP_DOWN = 1, DP_UP = 2 };
+
+enum dp_state {
+    DP_S_FREE = 0,
+    DP_S_IDLE,       /* down: between exchanges, nothing read yet; up: in its pool */
+    DP_S_HEAD,       /* down: part of a request head is here */
+    DP_S_EXCHANGE,   /* down: a request is being answered; up: it serves its peer */
+    DP_S_TUNNEL,     /* tcp, both sides */
+    DP_S_CONNECTING, /* up */
+    DP_S_LINGER,     /* down: answered and half-closed, input is thrown away until it ends */
+    DP_S_FROZEN,     /* down: saved, out of epoll, waits for the commit */
+    DP_S_HELD,       /* down: arrived, not in epoll, waits for the commit */
+    DP_S_DEAD        /* closed, freed at the end of the batch */
+};
+
+enum { /* dp_conn.io */
+    DP_IO_READ = 1,    /* a read may give something */
+    DP_IO_WRITE = 2,   /* a write may take something */
+    DP_IO_EOF = 4,     /* the peer ended its side: told by the kernel, not yet read */
+    DP_IO_BROKEN = 8,  /* error or full hang-up */
+    DP_IO_AT_EOF = 16, /* a read returned 0 */
+    DP_IO_SHUT = 32,   /* we ended our side */
+    DP_IO_NO_WRITE = 64 /* up: writing failed; an early answer may still be there */
+};
+
+enum { /* dp_conn.flags */
+    DP_C_QUEUED = 1,       /* in the ready queue */
+    DP_C_PROBE = 2,        /* the self-test: not counted, not moved */
+    DP_C_MOVABLE = 4,      /* in the movable list */
+    DP_C_AFTER_REQUEST = 8, /* its last exchange ended during this drain */
+    DP_C_FRESH = 16,       /* up: has not been used before */
+    DP_C_SKIPPED = 32,     /* down: an empty line was passed over before this head */
+    DP_C_TURNED_AWAY = 64  /* down: beyond the limit, answered, only lingers; not counted */
+};
+
+typedef struct dp_exchange {
+    const dp_route *route;
+    uint64_t request_left;
+    uint64_t request_bytes; /* of the body, for the limit */
+    uint64_t response_left;
+    dp_chunked request_chunked;
+    dp_chunked response_chunked;
+    uint64_t tried[DP_ENDPOINTS_MAX / 64];
+    int32_t upstream;
+    uint32_t method;
+    uint8_t request_framing;
+    uint8_t response_framing;
+    uint8_t minor; /* the client's HTTP/1.minor */
+    bool request_done;
+    bool head_sent; /* of the final response */
+    bool response_done;
+    bool keep_alive; /* downstream, after this exchange */
+    bool may_send;   /* the client was not told yet that no other request is read */
+    bool reusable;   /* upstream, after this exchange */
+    bool expects_continue;
+    bool again;     /* sent once more: over a new connection only */
+    dp_buffer sent; /* the whole request, while it may be sent again */
+} dp_exchange;
+
+typedef struct dp_conn dp_conn;
+struct dp_conn {
+    uint32_t magic;
+    uint32_t id;
+    uint32_t stamp; /* tells this use of the slot from earlier ones in stale events */
+    int fd;
+    uint8_t role;
+    uint8_t state;
+    uint8_t io;
+    uint8_t flags;
+    uint8_t protocol;
+    uint8_t read_shift; /* how much one read of a body takes: DP_READ_MIN << read_shift */
+    uint16_t listener;  /* down */
+    uint32_t endpoint;  /* up: slot in dp_engine.pools */
+    uint32_t scanned;   /* of a partial head, dp_head_end's */
+    uint32_t looked;    /* bytes of in that were looked at: more must come */
+    uint32_t lingered;
+    dp_conn *peer;
+    dp_buffer in;  /* read, not yet used */
+    dp_buffer out; /* to be written */
+    uint64_t deadline; /* ms, 0: none */
+    uint64_t linked;   /* what the wheel fires at; at most deadline */
+    dp_conn *timer_next;
+    dp_conn **timer_at;
+    dp_conn *next; /* ready queue, pool, movable list or dead list */
+    dp_conn *prev; /* pool and movable list */
+    uint64_t frozen_us; /* when it was taken out of service, for the stall */
+    char client[46]; /* down: text of the address, as x-forwarded-for shows it */
+    uint8_t client_len;
+    dp_exchange exchange; /* down */
+};
+
+typedef struct dp_list {
+    dp_conn *head;
+    dp_conn *tail;
+    uint32_t count;
+} dp_list;
+
+typedef struct dp_pool { /* live state of one endpoint */
+    dp_list idle; /* LIFO: the warmest first */
+    const dp_endpoint *endpoint;
+    uint32_t keepalive; /* idle connections kept at most */
+    uint32_t active;    /* exchanges and tunnels */
+} dp_pool;
+
+typedef struct dp_transport {
+    /* As read(2) and writev(2), but errors are negative errno. Each keeps conn->io true. */
+    ssize_t (*read)(dp_conn *conn, uint8_t *data, size_t len);
+    ssize_t (*write)(dp_conn *conn, const struct iovec *iov, int count);
+} dp_transport;
+
+extern const dp_transport dp_transport_plain;
+extern const dp_transport dp_transport_trickle;
+
+enum { DP_WHEEL_SLOTS = 1024, DP_WHEEL_MS = 16 };
+
+enum { DP_BUFFER_CLASSES = 10, DP_BUFFER_MIN_SHIFT = 10 }; /* 1 KiB to 512 KiB */
+
+typedef struct dp_attached {
+    int fd;
+    int listener;
+    bool accepting;
+} dp_attached;
+
+typedef struct dp_batch { /* connections frozen here, or held here, until a commit */
+    dp_list conns;
+    uint32_t number;
+    uint8_t state; /* DP_S_FROZEN, DP_S_HELD, or DP_S_FREE: not in use */
+} dp_batch;
+
+struct dp_engine {
+    uint32_t magic;
+    bool sealed;
+    bool serving;
+    bool draining;
+    bool closing_idle;
+    int epoll_fd;
+    int timer_fd;
+    uint64_t now_ms;
+    uint64_t next_timer; /* what timer_fd is armed for */
+    uint64_t accept_again; /* ms: out of descriptors until then; 0: accepting */
+    dp_engine_options options;
+    const dp_transport *transport;
+    dp_tables tables;
+    dp_arena arena;
+    dp_stats *stats;
+    dp_stats own_stats; /* where the caller gave no page */
+    dp_pool *pools;
+    uint32_t *rotors; /* by upstream: where the balancer looks first */
+
+    dp_conn **chunks; /* slab of connections */
+    uint32_t chunk_count;
+    dp_conn *free_conns;
+    dp_conn *dead_conns;
+    uint32_t down_count; /* without probes */
+    uint32_t turned_away; /* DP_C_TURNED_AWAY, open now */
+
+    dp_list ready;
+    dp_list movable;
+    dp_drain_counts drained;
+    dp_batch batches[DP_FREEZE_BATCHES];
+    uint64_t *ended_as; /* the count of drained for connections that end now */
+
+    uint8_t *free_buffers[DP_BUFFER_CLASSES];
+    uint64_t buffer_bytes;
+
+    dp_conn *wheel[DP_WHEEL_SLOTS];
+    uint64_t wheel_bits[DP_WHEEL_SLOTS / 64];
+    uint64_t wheel_tick; /* the slot that is looked at next, in DP_WHEEL_MS */
+
+    dp_attached attached[DP_ATTACHED_MAX];
+    uint32_t attached_count;
+
+    uint64_t request_ids;
+    uint64_t date_second;
+    char date[32]; /* IMF-fixdate, RFC 9110 5.6.7 */
+
+    uint8_t *read_buffer;  /* DP_READ_MAX, and before it room for a partial head */
+    uint8_t *head_buffer;  /* where heads are written that go out */
+    size_t head_buffer_size;
+    dp_request_head request;
+    dp_response_head response;
+};
+
+/* --- dp_buffer ------------------------------------------------------------------------------- */
+
+/* Room for need bytes in all, keeping what is there. DP_ENOMEM: the engine's limit, too. */
+int dp_buffer_reserve(dp_engine *engine, dp_buffer *buffer, size_t need);
+int dp_buffer_append(dp_engine *engine, dp_buffer *buffer, const uint8_t *data, size_t len);
+void dp_buffer_consume(dp_engine *engine, dp_buffer *buffer, size_t len); /* freed when empty */
+void dp_buffer_free(dp_engine *engine, dp_buffer *buffer);
+void dp_buffers_trim(dp_engine *engine, bool all);
+
+/* --- dp_timer -------------------------------------------------------------------------------- */
+
+uint64_t dp_clock_ms(void);
+uint64_t dp_clock_us(void);
+void dp_timer_set(dp_engine *engine, dp_conn *conn, uint64_t after_ms); /* 0: none */
+void dp_timer_cancel(dp_conn *conn);
+void dp_timer_run(dp_engine *engine); /* calls dp_conn_timeout for what is due */
+int dp_timer_arm(dp_engine *engine, bool force);
+
+/* --- dp_conn: one socket --------------------------------------------------------------------- */
+
+dp_conn *dp_conn_new(dp_engine *engine, int fd, enum dp_role role);
+dp_conn *dp_conn_find(const dp_engine *engine, uint64_t key);
+int dp_conn_watch(dp_engine *engine, dp_conn *conn);
+void dp_conn_unwatch(dp_engine *engine, dp_conn *conn);
+/* Ends it; the object lives on as DP_S_DEAD until the end of the batch. */
+void dp_conn_close(dp_engine *engine, dp_conn *conn);
+void dp_conn_reset(dp_engine *engine, dp_conn *conn); /* with RST */
+void dp_conn_abortive(dp_conn *conn); /* its close will be a reset */
+void dp_conn_forget(dp_engine *engine, dp_conn *conn); /* moved away: close without shutdown */
+void dp_conn_collect(dp_engine *engine);
+void dp_conn_count_down(dp_engine *engine, dp_conn *conn, int by);
+/* Writes, and keeps in conn->out what the socket does not take. 0, or negative errno. */
+int dp_conn_send(dp_engine *engine, dp_conn *conn, struct iovec *iov, int count);
+int dp_conn_flush(dp_engine *engine, dp_conn *conn);
+ssize_t dp_conn_read(dp_engine *engine, dp_conn *conn, uint8_t *data, size_t len);
+size_t dp_conn_read_size(const dp_conn *conn);
+void dp_conn_timeout(dp_engine *engine, dp_conn *conn);
+void dp_conn_handle(dp_engine *engine, dp_conn *conn);
+void dp_ready_push(dp_engine *engine, dp_conn *conn);
+void dp_ready_run(dp_engine *engine); /* handles what was queued until now */
+
+void dp_list_push(dp_list *list, dp_conn *conn); /* at the head */
+void dp_list_append(dp_list *list, dp_conn *conn);
+void dp_list_remove(dp_list *list, dp_conn *conn);
+
+/* --- dp_accept: listening sockets -------------------------------------------------------------- */
+
+enum { DP_KEY_LISTENER = 1, DP_KEY_TIMER = 2 }; /* the top byte of an epoll key; 0: a connection */
+enum { DP_ACCEPT_PAUSE_MS = 100 };              /* out of descriptors: the queue waits */
+
+int dp_accept_start(dp_engine *engine);
+void dp_accept_stop(dp_engine *engine);
+void dp_accept_burst(dp_engine *engine, uint32_t index);
+
+/* --- dp_upstream: pools, connecting, choosing ------------------------------------------------- */
+
+/* Attaches an upstream connection to down, from the pool or a new one, with iov as the first
+ * bytes to send. DP_OK; DP_ESYSTEM: no endpoint is left to try. */
+int dp_upstream_open(dp_engine *engine, dp_conn *down, struct iovec *iov, int count);
+/* conn, connecting, failed: tries the next endpoint with the same bytes. */
+int dp_upstream_retry(dp_engine *engine, dp_conn *up);
+void dp_upstream_release(dp_engine *engine, dp_conn *up, bool reusable);
+/* A connecting socket became writable: DP_OK or DP_ESYSTEM. */
+int dp_upstream_connected(dp_engine *engine, dp_conn *up);
+
+/* --- dp_route and dp_balance: pure ------------------------------------------------------------ */
+
+void dp_route_sort(dp_route **routes, uint32_t count);
+const dp_route *dp_route_lookup(const dp_tables *tables, const uint8_t *data,
+                                const dp_request_head *head);
+/* Picks an endpoint whose bit in tried is clear. active: open exchanges by endpoint.
+ * Returns its index, or -1. */
+int dp_balance_pick(int balance, const uint32_t *active, uint32_t count, const uint64_t *tried,
+                    uint32_t *rotor);
+
+/* --- codecs ----------------------------------------------------------------------------------- */
+
+void dp_http_accepted(dp_engine *engine, dp_conn *down);
+void dp_http_turn_away(dp_engine *engine, dp_conn *down); /* answered already: only lingers */
+void dp_http_pump(dp_engine *engine, dp_conn *down);
+void dp_http_timeout(dp_engine *engine, dp_conn *down);
+void dp_http_upstream_failed(dp_engine *engine, dp_conn *down, bool timed_out);
+void dp_tcp_accepted(dp_engine *engine, dp_conn *down);
+void dp_tcp_pump(dp_engine *engine, dp_conn *down);
+void dp_tcp_timeout(dp_engine *engine, dp_conn *down);
+void dp_tcp_upstream_failed(dp_engine *engine, dp_conn *down);
+
+/* --- dp_head: heads and answers that go out --------------------------------------------------- */
+
+size_t dp_head_request(dp_engine *engine, const dp_conn *down, const uint8_t *data,
+                       const dp_request_head *head, const dp_route *route); /* 0: too large */
+size_t dp_head_response(dp_engine *engine, const dp_conn *down, const uint8_t *data,
+                        const dp_response_head *head); /* 0: too large */
+size_t dp_head_interim(dp_engine *engine, const uint8_t *data, const dp_response_head *head);
+/* A whole answer of our own. */
+typedef struct dp_answer {
+    uint32_t status;
+    uint32_t minor; /* the client's */
+    const char *extra; /* more field lines */
+    size_t extra_len;
+    const uint8_t *body;
+    size_t body_len;
+    const dp_edit *edits;
+    bool head_only;
+    bool keep_alive;
+} dp_answer;
+
+size_t dp_head_answer(dp_engine *engine, const dp_answer *answer); /* 0: too large */
+/* The location line of a redirect. 0: too large. */
+size_t dp_head_location(const dp_route *route, const uint8_t *data, const dp_request_head *head,
+                        char *ret_line, size_t capacity);
+const char *dp_status_reason(uint32_t status);
+
+/* --- dp_move ---------------------------------------------------------------------------------- */
+
+void dp_move_offer(dp_engine *engine, dp_conn *conn); /* idle while draining: may be saved */
+void dp_move_withdraw(dp_engine *engine); /* all that was offered goes on here */
+
+#endif

@@ -1,0 +1,869 @@
+/* dp_http: the http1 codec: requests from a downstream connection, answers from an upstream, both
+ * bodies at once. It works on dp_conn's reads and writes and knows no descriptor.
+ *
+ * Backpressure: a side is read only while everything read before has left, so that a slow peer
+ * holds back the fast one and not our memory. */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "dp_core.h"
+
+enum {
+    REQUEST_READ = 16 * 1024,  /* a head, and the start of a body */
+    RESPONSE_READ = 64 * 1024, /* a head, and most bodies whole: one write for both */
+    LOCATION_MAX = 16 * 1024
+};
+
+/* --- ending ----------------------------------------------------------------------------------- */
+
+static void drop_upstream(dp_engine *engine, dp_conn *down, bool reusable)
+{
+    dp_buffer_free(engine, &down->exchange.sent);
+    if (down->peer != NULL)
+        dp_upstream_release(engine, down->peer, reusable);
+}
+
+static void leave_exchange(dp_engine *engine, dp_conn *down)
+{
+    if (down->state == DP_S_EXCHANGE)
+        engine->stats->requests_active--;
+    drop_upstream(engine, down, false);
+}
+
+static void close_both(dp_engine *engine, dp_conn *down)
+{
+    leave_exchange(engine, down);
+    dp_conn_close(engine, down);
+}
+
+static void reset_both(dp_engine *engine, dp_conn *down)
+{
+    leave_exchange(engine, down);
+    dp_conn_reset(engine, down);
+}
+
+/* Ends an answer that cannot be finished: the client must notice that it is not whole. */
+static void cut_short(dp_engine *engine, dp_conn *down)
+{
+    const dp_exchange *exchange = &down->exchange;
+    bool ends_by_close =
+        exchange->response_framing == DP_BODY_CLOSE ||
+        (exchange->response_framing == DP_BODY_CHUNKED && exchange->minor == 0);
+    if (exchange->head_sent && ends_by_close)
+        reset_both(engine, down);
+    else
+        close_both(engine, down);
+}
+
+/* Ends our side and reads on for a while: a close with unread input would make the kernel send a
+ * reset that can overtake our last answer (RFC 9112 9.6). */
+static void linger(dp_engine *engine, dp_conn *down)
+{
+    down->state = DP_S_LINGER;
+    dp_buffer_free(engine, &down->in);
+    (void)shutdown(down->fd, SHUT_WR);
+    down->io |= DP_IO_SHUT;
+    dp_timer_set(engine, down, DP_LINGER_MS);
+}
+
+static void pump_linger(dp_engine *engine, dp_conn *down)
+{
+    while ((down->io & (DP_IO_READ | DP_IO_EOF | DP_IO_BROKEN)) != 0) {
+        ssize_t got = dp_conn_read(engine, down, engine->read_buffer, DP_READ_MIN);
+        if (got == -EAGAIN)
+            return;
+        if (got > 0 && (down->lingered += (uint32_t)got) <= DP_LINGER_BYTES)
+            continue;
+        dp_conn_close(engine, down);
+        return;
+    }
+}
+
+static void finish_exchange(dp_engine *engine, dp_conn *down)
+{
+    dp_exchange *exchange = &down->exchange;
+    drop_upstream(engine, down, exchange->reusable && exchange->request_done);
+    engine->stats->requests_active--;
+    down->state = DP_S_IDLE;
+    if (!exchange->keep_alive || !exchange->request_done || engine->closing_idle) {
+        bool told = !exchange->keep_alive && exchange->may_send;
+        if (told || !exchange->request_done || down->in.len != 0 || (down->io & DP_IO_READ) != 0) {
+            linger(engine, down);
+            return;
+        }
+        if (exchange->keep_alive) /* it was told nothing: this is our doing */
+            engine->ended_as = &engine->drained.closed;
+        dp_conn_close(engine, down);
+        engine->ended_as = &engine->drained.finished;
+        return;
+    }
+    down->scanned = 0;
+    down->looked = 0;
+    if (engine->draining)
+        down->flags |= DP_C_AFTER_REQUEST;
+    dp_timer_set(engine, down, engine->options.idle_ms);
+}
+
+/* --- answers of our own ----------------------------------------------------------------------- */
+
+static void count_own(dp_engine *engine, uint32_t status)
+{
+    size_t index = 7;
+    switch (status) {
+    case 400:
+        index = 0;
+        break;
+    case 408:
+        index = 1;
+        break;
+    case 413:
+    case 414:
+    case 417:
+    case 431:
+        index = 2;
+        break;
+    case 404:
+    case 421:
+        index = 3;
+        break;
+    case 502:
+        index = 4;
+        break;
+    case 503:
+        index = 5;
+        break;
+    case 504:
+        index = 6;
+        break;
+    default:
+        break;
+    }
+    engine->stats->own_answers_total[index]++;
+}
+
+static void send_answer(dp_engine *engine, dp_conn *down, dp_answer *answer)
+{
+    dp_exchange *exchange = &down->exchange;
+    drop_upstream(engine, down, false);
+    exchange->keep_alive =
+        exchange->keep_alive && exchange->request_done && !engine->closing_idle;
+    answer->keep_alive = exchange->keep_alive;
+    answer->minor = exchange->minor;
+    answer->head_only = exchange->method == DP_M_HEAD;
+    size_t len = dp_head_answer(engine, answer);
+    struct iovec iov = {.iov_base = engine->head_buffer, .iov_len = len};
+    if (len == 0 || dp_conn_send(engine, down, &iov, 1) != 0) {
+        engine->stats->answers_total[0]++;
+        close_both(engine, down);
+        return;
+    }
+    engine->stats->answers_total[answer->status / 100] += (down->flags & DP_C_PROBE) == 0;
+    exchange->head_sent = true;
+    exchange->response_done = true;
+    if (down->out.len == 0)
+        finish_exchange(engine, down);
+    else
+        dp_timer_set(engine, down, engine->options.body_idle_ms);
+}
+
+/* A one-line reason. For http problems that are the client's or an upstream's. */
+static void refuse(dp_engine *engine, dp_conn *down, uint32_t status)
+{
+    static const struct {
+        uint32_t status;
+        const char *text;
+    } texts[] = {
+        {400, "malformed request\n"},
+        {404, "no route\n"},
+        {408, "the request took too long\n"},
+        {413, "the request body is too large\n"},
+        {414, "the request target is too long\n"},
+        {417, "unknown expectation\n"},
+        {431, "the request head is too large\n"},
+        {501, "not implemented\n"},
+        {502, "the upstream broke or refused the connection\n"},
+        {503, "a limit is reached\n"},
+        {504, "the upstream took too long\n"},
+        {505, "HTTP version not supported\n"},
+    };
+    const char *text = "error\n";
+    for (size_t i = 0; i < DP_ARRAY_LEN(texts); i++)
+        if (texts[i].status == status)
+            text = texts[i].text;
+    count_own(engine, status);
+    dp_answer answer = {
+        .status = status, .body = (const uint8_t *)text, .body_len = strlen(text)};
+    send_answer(engine, down, &answer);
+}
+
+static uint32_t status_of(int result)
+{
+    switch (result) {
+    case DP_ETOOBIG:
+        return 431;
+    case DP_ETARGET:
+        return 414;
+    case DP_ECODING:
+    case DP_EMETHOD:
+        return 501;
+    case DP_EEXPECT:
+        return 417;
+    case DP_EVERSION:
+        return 505;
+    default:
+        return 400;
+    }
+}
+
+/* Refuses what never became an exchange: the connection ends with the answer. */
+static void refuse_head(dp_engine *engine, dp_conn *down, uint32_t status)
+{
+    down->exchange = (dp_exchange){.minor = 1};
+    down->state = DP_S_EXCHANGE;
+    engine->stats->requests_total++;
+    engine->stats->requests_active++;
+    refuse(engine, down, status);
+}
+
+void dp_http_upstream_failed(dp_engine *engine, dp_conn *down, bool timed_out)
+{
+    dp_exchange *exchange = &down->exchange;
+    engine->stats->upstream_failures_total++;
+    if (exchange->head_sent) {
+        cut_short(engine, down);
+        return;
+    }
+    refuse(engine, down, timed_out ? 504 : 502);
+}
+
+void dp_http_timeout(dp_engine *engine, dp_conn *down)
+{
+    dp_exchange *exchange = &down->exchange;
+    switch ((enum dp_state)down->state) {
+    case DP_S_HEAD:
+        refuse_head(engine, down, 408);
+        return;
+    case DP_S_EXCHANGE:
+        if (down->out.len != 0) {
+            reset_both(engine, down); /* it does not read */
+        } else if (!exchange->request_done && (down->peer == NULL || down->peer->out.len == 0)) {
+            if (exchange->head_sent)
+                cut_short(engine, down);
+            else
+                refuse(engine, down, 408);
+        } else {
+            dp_http_upstream_failed(engine, down, true);
+        }
+        return;
+    case DP_S_IDLE:
+    case DP_S_LINGER:
+        dp_conn_close(engine, down);
+        return;
+    case DP_S_FREE:
+    case DP_S_TUNNEL:
+    case DP_S_CONNECTING:
+    case DP_S_FROZEN:
+    case DP_S_HELD:
+    case DP_S_DEAD:
+        return;
+    }
+}
+
+/* --- bodies ----------------------------------------------------------------------------------- */
+
+typedef struct body_step {
+    size_t used; /* bytes of the input */
+    size_t kept; /* bytes to forward, from where the input began */
+    bool done;
+    int failure; /* DP_OK or a negative result */
+} body_step;
+
+static body_step body_feed(uint8_t framing, uint64_t *left, dp_chunked *chunked, bool keep_framing,
+                           uint8_t *data, size_t len)
+{
+    body_step step = {.used = len, .kept = len};
+    switch (framing) {
+    case DP_BODY_LENGTH:
+        if (step.used > *left)
+            step.used = (size_t)*left;
+        step.kept = step.used;
+        *left -= step.used;
+        step.done = *left == 0;
+        break;
+    case DP_BODY_CHUNKED: {
+        int result = dp_chunked_feed(chunked, data, len, keep_framing, &step.used, &step.kept);
+        step.done = result == DP_OK;
+        if (result < 0)
+            step.failure = result;
+        break;
+    }
+    case DP_BODY_CLOSE:
+        break;
+    default: /* DP_BODY_NONE */
+        step = (body_step){.done = true};
+        break;
+    }
+    return step;
+}
+
+static body_step request_feed(dp_engine *engine, dp_exchange *exchange, uint8_t *data, size_t len)
+{
+    body_step step = body_feed(exchange->request_framing, &exchange->request_left,
+                               &exchange->request_chunked, true, data, len);
+    exchange->request_bytes += step.kept;
+    if (step.failure == DP_OK && engine->options.max_body_bytes != 0 &&
+        exchange->request_bytes > engine->options.max_body_bytes)
+        step.failure = DP_ETOOBIG;
+    return step;
+}
+
+/* --- request heads ---------------------------------------------------------------------------- */
+
+static dp_head_limits limits_of(const dp_engine *engine)
+{
+    return (dp_head_limits){.max_bytes = engine->options.max_header_bytes,
+                            .max_fields = engine->options.max_headers,
+                            .max_target = engine->options.max_header_bytes / 2};
+}
+
+/* Gives what waits in conn->in, or together with it what one read adds. The length, 0 at the end,
+ * or negative errno. *ret_buffered: the bytes are conn->in's. */
+static ssize_t take_bytes(dp_engine *engine, dp_conn *conn, size_t max, uint8_t **ret_data,
+                          bool *ret_buffered)
+{
+    dp_buffer *in = &conn->in;
+    *ret_buffered = in->len != 0;
+    if (in->len > conn->looked) {
+        *ret_data = in->data + in->off;
+        return (ssize_t)in->len;
+    }
+    if ((conn->io & (DP_IO_READ | DP_IO_EOF | DP_IO_BROKEN)) == 0)
+        return -EAGAIN;
+    if (in->len == 0) {
+        *ret_data = engine->read_buffer;
+        return dp_conn_read(engine, conn, engine->read_buffer, max);
+    }
+    size_t room = in->len + 1024;
+    if (dp_buffer_reserve(engine, in, room) != DP_OK)
+        return -ENOBUFS;
+    room = in->cap - in->off - in->len;
+    ssize_t got = dp_conn_read(engine, conn, in->data + in->off + in->len, room);
+    *ret_data = in->data + in->off;
+    if (got <= 0)
+        return got;
+    in->len += (uint32_t)got;
+    return (ssize_t)in->len;
+}
+
+/* Keeps what was not used of bytes that take_bytes gave. */
+static int keep_rest(dp_engine *engine, dp_conn *conn, bool buffered, const uint8_t *data,
+                     size_t len, size_t used)
+{
+    conn->scanned = 0;
+    conn->looked = 0;
+    if (buffered) {
+        dp_buffer_consume(engine, &conn->in, used);
+        return DP_OK;
+    }
+    return dp_buffer_append(engine, &conn->in, data + used, len - used);
+}
+
+static void answer_route(dp_engine *engine, dp_conn *down, const dp_route *route,
+                         const uint8_t *data)
+{
+    char location[LOCATION_MAX];
+    dp_answer answer = {.status = route->status,
+                        .edits = route->response_edits,
+                        .body = (const uint8_t *)route->body.data,
+                        .body_len = route->body.len};
+    if (route->location.data != NULL) {
+        answer.extra = location;
+        answer.extra_len =
+            dp_head_location(route, data, &engine->request, location, sizeof(location));
+        if (answer.extra_len == 0) {
+            refuse(engine, down, 414);
+            return;
+        }
+    }
+    send_answer(engine, down, &answer);
+}
+
+/* The upstream may just be closing the pooled connection that this went to. RFC 9110 9.2.2: an
+ * idempotent request may then be repeated, so its bytes are kept until the answer begins. */
+static void keep_sent(dp_engine *engine, dp_exchange *exchange, size_t head_len,
+                      const uint8_t *body, size_t body_len)
+{
+    const uint32_t idempotent =
+        DP_M_GET | DP_M_HEAD | DP_M_OPTIONS | DP_M_TRACE | DP_M_PUT | DP_M_DELETE;
+    if (!exchange->request_done || (exchange->method & idempotent) == 0)
+        return;
+    if (dp_buffer_append(engine, &exchange->sent, engine->head_buffer, head_len) != DP_OK ||
+        dp_buffer_append(engine, &exchange->sent, body, body_len) != DP_OK)
+        dp_buffer_free(engine, &exchange->sent);
+}
+
+/* The pooled connection ended without a byte of an answer: once more, over a new one. */
+static bool send_again(dp_engine *engine, dp_conn *down)
+{
+    dp_exchange *exchange = &down->exchange;
+    if (exchange->sent.len == 0 || down->peer->in.len != 0)
+        return false;
+    dp_buffer sent = exchange->sent;
+    exchange->sent = (dp_buffer){0};
+    exchange->again = true;
+    memset(exchange->tried, 0, sizeof(exchange->tried));
+    dp_upstream_release(engine, down->peer, false);
+    struct iovec iov = {.iov_base = sent.data + sent.off, .iov_len = sent.len};
+    int result = dp_upstream_open(engine, down, &iov, 1);
+    dp_buffer_free(engine, &sent);
+    return result == DP_OK;
+}
+
+static void open_upstream(dp_engine *engine, dp_conn *down, const dp_route *route, uint8_t *data,
+                          const uint8_t *body, size_t body_len)
+{
+    dp_exchange *exchange = &down->exchange;
+    size_t head_len = dp_head_request(engine, down, data, &engine->request, route);
+    if (head_len == 0) {
+        refuse(engine, down, 431);
+        return;
+    }
+    struct iovec iov[2] = {{.iov_base = engine->head_buffer, .iov_len = head_len}};
+    iov[1].iov_base = data + (body - data);
+    iov[1].iov_len = body_len;
+    exchange->upstream = route->upstream;
+    dp_timer_set(engine, down,
+                 exchange->request_done ? route->request_timeout_ms
+                                        : engine->options.body_idle_ms);
+    int result = dp_upstream_open(engine, down, iov, 2);
+    if (result == DP_ENOMEM)
+        refuse(engine, down, 503);
+    else if (result != DP_OK)
+        dp_http_upstream_failed(engine, down, false);
+    else if ((down->peer->flags & DP_C_FRESH) == 0)
+        keep_sent(engine, exchange, head_len, body, body_len);
+}
+
+/* data[0..len) begins with the head in engine->request. */
+static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len,
+                           bool buffered)
+{
+    const dp_request_head *head = &engine->request;
+    dp_exchange *exchange = &down->exchange;
+    memset(exchange, 0, sizeof(*exchange));
+    exchange->method = head->method;
+    exchange->minor = (uint8_t)head->minor;
+    exchange->keep_alive = head->keep_alive != 0;
+    exchange->may_send = exchange->keep_alive;
+    exchange->expects_continue = head->expects_continue != 0;
+    exchange->request_framing = (uint8_t)head->framing;
+    exchange->request_left = head->content_length;
+    down->state = DP_S_EXCHANGE;
+    down->flags &= (uint8_t)~DP_C_SKIPPED;
+    down->lingered = 0;
+    engine->stats->requests_total += (down->flags & DP_C_PROBE) == 0;
+    engine->stats->requests_active++;
+
+    uint8_t *body = data + head->head_len;
+    uint64_t max_body = engine->options.max_body_bytes;
+    if (max_body != 0 && head->framing == DP_BODY_LENGTH && head->content_length > max_body) {
+        refuse(engine, down, 413);
+        return;
+    }
+    body_step step = request_feed(engine, exchange, body, len - head->head_len);
+    if (step.failure != DP_OK) {
+        refuse(engine, down, step.failure == DP_ETOOBIG ? 413 : 400);
+        return;
+    }
+    exchange->request_done = step.done;
+    const dp_route *route = dp_route_lookup(&engine->tables, data, head);
+    exchange->route = route;
+    if ((down->flags & DP_C_PROBE) != 0) {
+        dp_answer ok = {.status = 200, .body = (const uint8_t *)"ready\n", .body_len = 6};
+        send_answer(engine, down, &ok);
+    } else if (route == NULL) {
+        refuse(engine, down, 404);
+    } else if (route->upstream < 0) {
+        answer_route(engine, down, route, data);
+    } else {
+        open_upstream(engine, down, route, data, body, step.kept);
+    }
+    if (down->state == DP_S_DEAD || down->state == DP_S_LINGER)
+        return;
+    if (keep_rest(engine, down, buffered, data, len, head->head_len + step.used) != DP_OK)
+        close_both(engine, down);
+}
+
+static void begin_head(dp_engine *engine, dp_conn *down)
+{
+    if (down->state != DP_S_IDLE)
+        return;
+    down->state = DP_S_HEAD;
+    dp_timer_set(engine, down, engine->options.header_ms);
+}
+
+/* Keeps part of a head until there is more. Always true: the next read may bring it. */
+static bool wait_for_head(dp_engine *engine, dp_conn *down, const uint8_t *data, size_t len,
+                          bool buffered)
+{
+    begin_head(engine, down);
+    if (!buffered && dp_buffer_append(engine, &down->in, data, len) != DP_OK)
+        refuse_head(engine, down, 503);
+    else
+        down->looked = down->in.len;
+    return true;
+}
+
+/* Passes over one empty line before a request line (RFC 9112 2.2), however it is split. False:
+ * there is nothing else yet. */
+static bool skip_empty_line(dp_engine *engine, dp_conn *down, uint8_t **data, size_t *len,
+                            bool buffered)
+{
+    if ((down->flags & DP_C_SKIPPED) != 0 || (*data)[0] != '\r' ||
+        (*len > 1 && (*data)[1] != '\n'))
+        return true;
+    if (*len == 1) {
+        (void)wait_for_head(engine, down, *data, *len, buffered);
+        return false;
+    }
+    begin_head(engine, down);
+    down->flags |= DP_C_SKIPPED;
+    if (buffered) {
+        dp_buffer_consume(engine, &down->in, 2);
+        down->looked = 0;
+        *data = down->in.data + down->in.off;
+    } else {
+        *data += 2;
+    }
+    *len -= 2;
+    return *len != 0;
+}
+
+/* Reads and, once it is whole, starts a request. True: there may be more to do at once. */
+static bool read_request(dp_engine *engine, dp_conn *down)
+{
+    if (engine->draining && !engine->closing_idle && (down->flags & DP_C_PROBE) == 0) {
+        dp_move_offer(engine, down);
+        return false;
+    }
+    uint8_t *data;
+    bool buffered;
+    ssize_t got = take_bytes(engine, down, REQUEST_READ, &data, &buffered);
+    if (got == -EAGAIN) {
+        if (engine->closing_idle && down->in.len == 0 && (down->flags & DP_C_PROBE) == 0) {
+            engine->ended_as = &engine->drained.closed;
+            dp_conn_close(engine, down);
+            engine->ended_as = &engine->drained.finished;
+        }
+        return false;
+    }
+    if (got == -ENOBUFS) {
+        refuse_head(engine, down, 503);
+        return true;
+    }
+    if (got <= 0) { /* gone; a head that was not finished is never completed by us */
+        dp_conn_close(engine, down);
+        return false;
+    }
+    size_t len = (size_t)got;
+    if (!skip_empty_line(engine, down, &data, &len, buffered))
+        return true;
+    dp_head_limits limits = limits_of(engine);
+    uint32_t head_len;
+    int result = dp_head_end(data, len, &limits, &down->scanned, &head_len);
+    if (result == DP_NEED_MORE)
+        return wait_for_head(engine, down, data, len, buffered);
+    if (result == DP_OK)
+        result = dp_request_parse(data, head_len, &limits, &engine->request);
+    if (result != DP_OK) {
+        refuse_head(engine, down, status_of(result));
+        return down->state == DP_S_LINGER;
+    }
+    begin_exchange(engine, down, data, len, buffered);
+    return down->state != DP_S_DEAD;
+}
+
+/* --- during an exchange ----------------------------------------------------------------------- */
+
+/* Bytes went on: the time that the next ones may take begins. */
+static void note_progress(dp_engine *engine, dp_conn *down)
+{
+    const dp_exchange *exchange = &down->exchange;
+    bool waits_for_head = exchange->request_done && !exchange->head_sent;
+    dp_timer_set(engine, down,
+                 waits_for_head ? exchange->route->request_timeout_ms
+                                : engine->options.body_idle_ms);
+}
+
+/* More of the request's body. True: something moved. */
+static bool pump_request(dp_engine *engine, dp_conn *down)
+{
+    dp_exchange *exchange = &down->exchange;
+    dp_conn *up = down->peer;
+    if (exchange->request_done || up->out.len != 0 || (up->io & DP_IO_NO_WRITE) != 0)
+        return false;
+    uint8_t *data;
+    bool buffered;
+    ssize_t got = take_bytes(engine, down, dp_conn_read_size(down), &data, &buffered);
+    if (got == -EAGAIN)
+        return false;
+    if (got <= 0) {
+        /* RFC 9112 8: unfinished, so it must not look finished to the upstream. */
+        cut_short(engine, down);
+        return false;
+    }
+    size_t len = (size_t)got;
+    body_step step = request_feed(engine, exchange, data, len);
+    if (step.failure != DP_OK) {
+        if (exchange->head_sent)
+            cut_short(engine, down);
+        else
+            refuse(engine, down, step.failure == DP_ETOOBIG ? 413 : 400);
+        return down->state == DP_S_LINGER;
+    }
+    exchange->request_done = step.done;
+    struct iovec iov = {.iov_base = data, .iov_len = step.kept};
+    int result = dp_conn_send(engine, up, &iov, 1);
+    if (result == -ENOBUFS) {
+        cut_short(engine, down);
+        return false;
+    }
+    if (result != 0)
+        up->io |= DP_IO_NO_WRITE; /* it may have answered already: that is still passed on */
+    if (keep_rest(engine, down, buffered, data, len, step.used) != DP_OK) {
+        cut_short(engine, down);
+        return false;
+    }
+    note_progress(engine, down);
+    return true;
+}
+
+/* Keeps reads as large as what leaves in one go. */
+static void adapt_read(dp_conn *from, const dp_conn *to, size_t got)
+{
+    if (to->out.len != 0) {
+        if (from->read_shift > 0)
+            from->read_shift--;
+    } else if (got == dp_conn_read_size(from) && dp_conn_read_size(from) < DP_READ_MAX) {
+        from->read_shift++;
+    }
+}
+
+static bool respond_interim(dp_engine *engine, dp_conn *down, const uint8_t *data)
+{
+    const dp_response_head *head = &engine->response;
+    const dp_exchange *exchange = &down->exchange;
+    if (exchange->minor == 0 || (head->status == 100 && !exchange->expects_continue))
+        return true; /* RFC 9110 15.2: not to an HTTP/1.0 client */
+    size_t len = dp_head_interim(engine, data, head);
+    struct iovec iov = {.iov_base = engine->head_buffer, .iov_len = len};
+    return len != 0 && dp_conn_send(engine, down, &iov, 1) == 0;
+}
+
+/* Forwards the head in engine->response with what came of the body. */
+static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len,
+                         bool buffered)
+{
+    const dp_response_head *head = &engine->response;
+    dp_exchange *exchange = &down->exchange;
+    dp_conn *up = down->peer;
+    exchange->response_framing = (uint8_t)head->framing;
+    exchange->response_left = head->framing == DP_BODY_LENGTH ? head->content_length : 0;
+    exchange->reusable = head->keep_alive != 0 && head->framing != DP_BODY_CLOSE;
+    bool unframed = head->framing == DP_BODY_CLOSE ||
+                    (head->framing == DP_BODY_CHUNKED && exchange->minor == 0);
+    if (unframed || !exchange->request_done || engine->closing_idle)
+        exchange->keep_alive = false;
+    uint8_t *body = data + head->head_len;
+    body_step step =
+        body_feed(exchange->response_framing, &exchange->response_left,
+                  &exchange->response_chunked, exchange->minor != 0, body, len - head->head_len);
+    if (head->framing == DP_BODY_LENGTH && head->content_length == 0)
+        step.done = true;
+    if (step.failure != DP_OK) {
+        dp_http_upstream_failed(engine, down, false);
+        return down->state == DP_S_LINGER;
+    }
+    size_t head_len = dp_head_response(engine, down, data, head);
+    if (head_len == 0) {
+        dp_http_upstream_failed(engine, down, false);
+        return down->state == DP_S_LINGER;
+    }
+    exchange->head_sent = true;
+    exchange->response_done = step.done;
+    engine->stats->answers_total[head->status / 100]++;
+    struct iovec iov[2] = {{.iov_base = engine->head_buffer, .iov_len = head_len},
+                           {.iov_base = body, .iov_len = step.kept}};
+    if (dp_conn_send(engine, down, iov, 2) != 0 ||
+        keep_rest(engine, up, buffered, data, len, head->head_len + step.used) != DP_OK) {
+        cut_short(engine, down);
+        return false;
+    }
+    if (!step.done || down->out.len != 0)
+        dp_timer_set(engine, down, engine->options.body_idle_ms);
+    return true;
+}
+
+static bool pump_response_head(dp_engine *engine, dp_conn *down)
+{
+    dp_conn *up = down->peer;
+    uint8_t *data;
+    bool buffered;
+    ssize_t got = take_bytes(engine, up, RESPONSE_READ, &data, &buffered);
+    if (got == -EAGAIN)
+        return false;
+    if (got <= 0) {
+        if (send_again(engine, down))
+            return false;
+        dp_http_upstream_failed(engine, down, false);
+        return down->state != DP_S_DEAD;
+    }
+    dp_buffer_free(engine, &down->exchange.sent); /* it was received */
+    size_t len = (size_t)got;
+    dp_head_limits limits = limits_of(engine);
+    limits.max_target = 0;
+    uint32_t head_len;
+    int result = dp_head_end(data, len, &limits, &up->scanned, &head_len);
+    if (result == DP_NEED_MORE) {
+        if (!buffered && dp_buffer_append(engine, &up->in, data, len) != DP_OK) {
+            refuse(engine, down, 503);
+            return down->state != DP_S_DEAD;
+        }
+        up->looked = up->in.len;
+        return true;
+    }
+    if (result == DP_OK)
+        result = dp_response_parse(data, head_len, &limits,
+                                   down->exchange.method == DP_M_HEAD, &engine->response);
+    /* 101 answers an Upgrade, and none was passed on. */
+    if (result != DP_OK || engine->response.status == 101) {
+        dp_http_upstream_failed(engine, down, false);
+        return down->state != DP_S_DEAD;
+    }
+    if (engine->response.status >= 200)
+        return respond_head(engine, down, data, len, buffered);
+    if (!respond_interim(engine, down, data) ||
+        keep_rest(engine, up, buffered, data, len, head_len) != DP_OK) {
+        close_both(engine, down);
+        return false;
+    }
+    return true;
+}
+
+static bool pump_response_body(dp_engine *engine, dp_conn *down)
+{
+    dp_exchange *exchange = &down->exchange;
+    dp_conn *up = down->peer;
+    uint8_t *data;
+    bool buffered;
+    ssize_t got = take_bytes(engine, up, dp_conn_read_size(up), &data, &buffered);
+    if (got == -EAGAIN)
+        return false;
+    if (got == 0 && exchange->response_framing == DP_BODY_CLOSE) {
+        exchange->response_done = true;
+        return true;
+    }
+    if (got <= 0) {
+        dp_http_upstream_failed(engine, down, false);
+        return false;
+    }
+    size_t len = (size_t)got;
+    body_step step = body_feed(exchange->response_framing, &exchange->response_left,
+                               &exchange->response_chunked, exchange->minor != 0, data, len);
+    struct iovec iov = {.iov_base = data, .iov_len = step.kept};
+    if (step.failure != DP_OK) {
+        dp_http_upstream_failed(engine, down, false);
+        return false;
+    }
+    exchange->response_done = step.done;
+    if (dp_conn_send(engine, down, &iov, 1) != 0 ||
+        keep_rest(engine, up, buffered, data, len, step.used) != DP_OK) {
+        cut_short(engine, down);
+        return false;
+    }
+    adapt_read(up, down, len);
+    dp_timer_set(engine, down, engine->options.body_idle_ms);
+    return true;
+}
+
+/* True: something moved, and more may. */
+static bool run_exchange(dp_engine *engine, dp_conn *down)
+{
+    dp_exchange *exchange = &down->exchange;
+    uint32_t unread = down->out.len;
+    if ((down->io & DP_IO_BROKEN) != 0 || dp_conn_flush(engine, down) != 0) {
+        close_both(engine, down); /* nobody is there to answer */
+        return false;
+    }
+    if (exchange->head_sent && down->out.len != unread)
+        dp_timer_set(engine, down, engine->options.body_idle_ms);
+    bool moved = false;
+    dp_conn *up = down->peer;
+    if (up != NULL && up->state == DP_S_EXCHANGE) {
+        uint32_t unsent = up->out.len;
+        if (dp_conn_flush(engine, up) != 0) {
+            up->io |= DP_IO_NO_WRITE;
+            dp_buffer_free(engine, &up->out);
+        }
+        if (up->out.len != unsent)
+            note_progress(engine, down);
+        moved = pump_request(engine, down);
+        if (down->state == DP_S_EXCHANGE && down->peer == up && !exchange->response_done &&
+            down->out.len == 0)
+            moved |= exchange->head_sent ? pump_response_body(engine, down)
+                                         : pump_response_head(engine, down);
+    }
+    if (down->state != DP_S_EXCHANGE)
+        return down->state != DP_S_DEAD;
+    if (!exchange->response_done)
+        return moved;
+    /* The upstream is free for others while a slow client still reads. */
+    drop_upstream(engine, down, exchange->reusable && exchange->request_done);
+    if (down->out.len != 0)
+        return false;
+    finish_exchange(engine, down);
+    return down->state != DP_S_DEAD;
+}
+
+void dp_http_pump(dp_engine *engine, dp_conn *down)
+{
+    for (int burst = 0; burst < DP_PUMP_BURST; burst++) {
+        switch ((enum dp_state)down->state) {
+        case DP_S_IDLE:
+        case DP_S_HEAD:
+            if (!read_request(engine, down))
+                return;
+            break;
+        case DP_S_EXCHANGE:
+            if (!run_exchange(engine, down))
+                return;
+            break;
+        case DP_S_LINGER:
+            pump_linger(engine, down);
+            return;
+        case DP_S_FREE:
+        case DP_S_TUNNEL:
+        case DP_S_CONNECTING:
+        case DP_S_FROZEN:
+        case DP_S_HELD:
+        case DP_S_DEAD:
+            return;
+        }
+    }
+    dp_ready_push(engine, down);
+}
+
+void dp_http_turn_away(dp_engine *engine, dp_conn *down)
+{
+    linger(engine, down);
+    pump_linger(engine, down);
+}
+
+void dp_http_accepted(dp_engine *engine, dp_conn *down)
+{
+    down->state = DP_S_IDLE;
+    /* A client that connects and says nothing is as slow with its head as one that dribbles. */
+    dp_timer_set(engine, down, engine->options.header_ms);
+    dp_http_pump(engine, down);
+}

@@ -1,0 +1,120 @@
+"""Listening sockets: who holds an address, and that no queue is left without a reader."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from dataplane.model.errors import LaunchError
+from dataplane.model.names import AppName
+from dataplane.model.spec import AppSpec, ListenerSpec
+from dataplane.supervisor.listeners import Lent, Listeners
+from tests.support.specs import app_spec
+
+BILLING, SHOP = AppName("billing"), AppName("shop")
+
+
+@pytest.fixture
+def listeners() -> Iterator[Listeners]:
+    held = Listeners()
+    yield held
+    held.close()
+
+
+def spec(bind: str, workers: int = 1, name: str = "web") -> AppSpec:
+    listener = ListenerSpec(name=name, bind=bind, protocol="http", upstream=None)
+    return dataclasses.replace(app_spec(), listeners=(listener,), workers=workers)
+
+
+def address(lent: Lent) -> str:
+    ((_, bound),) = lent.addresses
+    return bound
+
+
+def connects(bound: str) -> bool:
+    host, _, port = bound.rpartition(":")
+    with socket.socket() as client:
+        client.settimeout(1.0)
+        return client.connect_ex((host, int(port))) == 0
+
+
+def is_listening(fd: int) -> bool:
+    with socket.socket(fileno=socket.dup(fd)) as sock:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def test_free_port_is_told_and_kept_for_the_next_generation(listeners: Listeners) -> None:
+    blue = listeners.acquire(BILLING, spec("127.0.0.1:0"))
+    green = listeners.acquire(BILLING, spec("127.0.0.1:0"))
+    assert address(blue) == address(green) != "127.0.0.1:0"
+    assert [sock for _, sock in blue.sockets] == [sock for _, sock in green.sockets]
+    listeners.release(blue)
+    assert connects(address(green))
+    listeners.release(green)
+    assert not connects(address(green))
+
+
+def test_same_address_is_the_same_socket_whatever_the_listener_is_called(
+    listeners: Listeners,
+) -> None:
+    free = listeners.acquire(BILLING, spec("127.0.0.1:0"))
+    bound = address(free)
+    listeners.release(free)
+    blue = listeners.acquire(BILLING, spec(bound))
+    green = listeners.acquire(BILLING, spec(bound, name="renamed"))
+    assert blue.sockets[0][1] is green.sockets[0][1]
+    assert green.sockets[0][0] == "renamed"
+
+
+def test_address_of_another_app_is_refused_and_nothing_is_kept(listeners: Listeners) -> None:
+    billing = listeners.acquire(BILLING, spec("127.0.0.1:0"))
+    bound = address(billing)
+    listeners.release(billing)
+    held = listeners.acquire(BILLING, spec(bound))
+    with pytest.raises(LaunchError, match=rf"{bound}: the app billing already does"):
+        listeners.acquire(SHOP, spec(bound))
+    listeners.release(held)
+    listeners.release(listeners.acquire(SHOP, spec(bound)))
+
+
+def test_address_of_a_stranger_is_refused_by_name(listeners: Listeners) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        taken = f"127.0.0.1:{stranger.getsockname()[1]}"
+        free = ListenerSpec(name="a", bind="127.0.0.1:0", protocol="http", upstream=None)
+        both = dataclasses.replace(spec(taken), listeners=(free, *spec(taken, name="b").listeners))
+        with pytest.raises(LaunchError, match=f"cannot listen on {taken}: the address is in use"):
+            listeners.acquire(BILLING, both)
+    assert not listeners._groups
+
+
+@pytest.mark.parametrize(("sockets", "slots"), [(1, 1), (2, 1), (3, 2), (4, 4), (5, 3)])
+def test_every_socket_has_exactly_one_slot_that_reads_it(
+    listeners: Listeners, sockets: int, slots: int
+) -> None:
+    lent = listeners.acquire(BILLING, spec("127.0.0.1:0", workers=sockets))
+    read = [fd for slot in range(slots) for _, fd in lent.to_slot(slot, slots)]
+    assert sorted(read) == sorted(sock.fileno() for _, sock in lent.sockets)
+    assert len(read) == sockets
+
+
+def test_new_sockets_take_no_connections_before_somebody_accepts(listeners: Listeners) -> None:
+    blue = listeners.acquire(BILLING, spec("127.0.0.1:0", workers=1))
+    green = listeners.acquire(BILLING, spec("127.0.0.1:0", workers=3))
+    fds = [sock.fileno() for _, sock in green.sockets]
+    assert [is_listening(fd) for fd in fds] == [True, False, False]
+    green.start()
+    assert [is_listening(fd) for fd in fds] == [True, True, True]
+    listeners.release(blue)
+    assert all(is_listening(fd) for fd in fds)
+
+
+def test_what_was_grown_for_a_generation_that_failed_is_closed(listeners: Listeners) -> None:
+    blue = listeners.acquire(BILLING, spec("127.0.0.1:0", workers=1))
+    green = listeners.acquire(BILLING, spec("127.0.0.1:0", workers=3))
+    green.start()
+    listeners.release(green)
+    assert [sock.fileno() >= 0 for _, sock in green.sockets] == [True, False, False]
+    assert [sock.fileno() >= 0 for _, sock in blue.sockets] == [True]
