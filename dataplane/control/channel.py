@@ -11,12 +11,13 @@ import asyncio
 import dataclasses
 import select
 import socket
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
 
 from dataplane.control.messages import MESSAGE_LIMIT, Message, decode_message, encode_message
 from dataplane.model.errors import ControlError
 from dataplane.system.fds import Packet, close_fds, receive_with_fds, send_with_fds
+from dataplane.system.readiness import readable, writable
 
 # Who reads a channel does nothing else: a peer that takes longer to make room is stuck or gone.
 SEND_SECONDS: Final = 5.0
@@ -34,41 +35,56 @@ class Envelope:
         close_fds(self.fds)
 
 
-class Channel:
-    """A channel for who has an event loop. One reader at a time, any number of senders."""
+# What was heard: a message, an error or, at end-of-file, None. After the latter two it is closed.
+Heard: TypeAlias = Envelope | ControlError | None
 
-    def __init__(self, sock: socket.socket) -> None:
+
+class Line:
+    """A channel for who has an event loop: it hands on what comes, and never waits.
+
+    No task belongs to it, so that an idle process at its end stays small. Mutable: open or closed.
+    """
+
+    def __init__(
+        self, sock: socket.socket, hear: Callable[[Heard], None], loop: asyncio.AbstractEventLoop
+    ) -> None:
         sock.setblocking(False)
         self._sock = sock
-        self._sending = asyncio.Lock()
+        self._hear = hear
+        self._loop = loop
+        loop.add_reader(sock.fileno(), self._read)
 
-    async def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Sends one message whole. The descriptors stay the caller's, who may close them then.
+    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
+        """Sends one message whole and at once. The descriptors stay the caller's.
 
-        Raises `ControlError` if the peer is gone, or makes no room for `SEND_SECONDS`.
+        Raises `ControlError` if the peer is gone, or leaves no room in its queue of some 200.
         """
-        datagram = encode_message(message)
-        async with self._sending:
-            try:
-                async with asyncio.timeout(SEND_SECONDS):
-                    await send_packet(self._sock, datagram, fds)
-            except TimeoutError as error:
-                raise ControlError("the peer takes no messages") from error
-            except OSError as error:
-                raise ControlError(f"the peer is gone: {error.strerror}") from error
-
-    async def receive(self) -> Envelope | None:
-        """The next message, or None at end-of-file. Raises `ControlError`: then close it."""
-        packet = await receive_packet(self._sock, MESSAGE_LIMIT)
-        return None if packet is None else _open(packet)
-
-    def fileno(self) -> int:
-        """The socket's descriptor, -1 once closed."""
-        return self._sock.fileno()
+        try:
+            send_with_fds(self._sock, encode_message(message), fds)
+        except BlockingIOError as error:
+            raise ControlError("the peer takes no messages") from error
+        except OSError as error:
+            raise ControlError(f"the peer is gone: {error.strerror}") from error
 
     def close(self) -> None:
-        """Closes the socket. Nobody may be waiting on it."""
-        self._sock.close()
+        """Hears nothing more. May be called again."""
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock.fileno())
+            self._sock.close()
+
+    def _read(self) -> None:
+        while self._sock.fileno() >= 0:
+            try:
+                heard: Heard = _open(receive_with_fds(self._sock, MESSAGE_LIMIT))
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                heard = None  # the peer closed with messages of ours unread
+            except ControlError as error:
+                heard = error
+            if not isinstance(heard, Envelope):
+                self.close()
+            self._hear(heard)
 
 
 class BlockingChannel:
@@ -79,7 +95,7 @@ class BlockingChannel:
         self._sock = sock
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """As `Channel.send`; waits by itself."""
+        """As `Line.send`, but waits a little for room."""
         datagram = encode_message(message)
         poll = select.poll()
         poll.register(self._sock, select.POLLOUT)
@@ -91,12 +107,12 @@ class BlockingChannel:
             raise ControlError(f"the peer is gone: {error.strerror}") from error
 
     def receive(self) -> Envelope | None:
-        """As `Channel.receive`; waits by itself."""
+        """The next message, or None at end-of-file. Raises `ControlError`: then close it."""
         try:
             packet = receive_with_fds(self._sock, MESSAGE_LIMIT)
         except ConnectionResetError:
             return None  # the peer closed with messages of ours unread
-        return None if packet is None else _open(packet)
+        return _open(packet)
 
     def fileno(self) -> int:
         """The socket's descriptor, for poll(2)."""
@@ -113,7 +129,7 @@ async def send_packet(sock: socket.socket, data: bytes, fds: Sequence[int]) -> N
         try:
             send_with_fds(sock, data, fds)
         except BlockingIOError:
-            await _writable(sock)
+            await writable(sock.fileno())
         else:
             return
 
@@ -124,12 +140,14 @@ async def receive_packet(sock: socket.socket, limit: int) -> Packet | None:
         try:
             return receive_with_fds(sock, limit)
         except BlockingIOError:
-            await _readable(sock)
+            await readable(sock.fileno())
         except ConnectionResetError:
             return None  # the peer closed with datagrams of ours unread
 
 
-def _open(packet: Packet) -> Envelope:
+def _open(packet: Packet | None) -> Envelope | None:
+    if packet is None:
+        return None
     if packet.truncated:
         packet.close_fds()
         raise ControlError("a message was cut: too long, or no room for its descriptors")
@@ -138,30 +156,3 @@ def _open(packet: Packet) -> Envelope:
     except ControlError:
         packet.close_fds()
         raise
-
-
-async def _readable(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    fd = sock.fileno()
-    loop.add_reader(fd, _set_ready, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(fd)
-
-
-async def _writable(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    fd = sock.fileno()
-    loop.add_writer(fd, _set_ready, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_writer(fd)
-
-
-def _set_ready(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -51,7 +51,7 @@ class Client:
             self._sock.connect(str(path))
             self._sock.settimeout(None)
             self.pid: Final[int] = peer_credentials(self._sock)[0]
-        except (FileNotFoundError, ConnectionRefusedError) as error:
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
             self._sock.close()
             raise NotRunning(f"no supervisor runs on {path}") from error
         except OSError as error:

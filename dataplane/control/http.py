@@ -7,6 +7,7 @@ Every wait has an end. It never serves a proxy's client: those are the engine's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import socket
@@ -107,7 +108,8 @@ async def _serve_connection(sock: socket.socket, respond: Respond) -> None:
         except (OSError, TimeoutError):
             pass  # it went, or was too slow: either way nobody is left to be told
         except Exception:  # noqa: BLE001 - a connection's top: its failure must end no other
-            traceback.print_exc()
+            with contextlib.suppress(OSError):  # a log whose disk is full must stop nobody
+                traceback.print_exc()
 
 
 class _TooLarge(Exception):
@@ -205,11 +207,14 @@ class _Connection:
             while await self._loop.sock_recv(self._sock, _READ_BYTES):
                 pass
 
-        async with asyncio.TaskGroup() as group:
-            giving, watching = group.create_task(give()), group.create_task(watch())
-            await asyncio.wait({giving, watching}, return_when=asyncio.FIRST_COMPLETED)
-            giving.cancel()
-            watching.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                giving, watching = group.create_task(give()), group.create_task(watch())
+                await asyncio.wait({giving, watching}, return_when=asyncio.FIRST_COMPLETED)
+                giving.cancel()
+                watching.cancel()
+        except* OSError:
+            pass  # it went with events of ours unread, or takes none
         raise ConnectionResetError  # a stream is a connection's last answer
 
     async def _refuse(self, response: Response) -> None:

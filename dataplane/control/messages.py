@@ -219,8 +219,16 @@ def learn_messages() -> None:
 
 def encode_message(message: Message) -> bytes:
     """The datagram that carries `message`."""
-    fields = {"v": PROTOCOL, "type": type(message).__name__, **dataclasses.asdict(message)}
-    return json.dumps(fields, separators=(",", ":")).encode()
+    fields = {"v": PROTOCOL, "type": type(message).__name__, **_fields(message)}
+    return _ENCODER.encode(fields).encode()
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    # Not dataclasses.asdict, which copies everything that it finds.
+    return {name: getattr(value, name) for name in value.__slots__}
+
+
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=_fields)
 
 
 def decode_message(datagram: bytes) -> Message:

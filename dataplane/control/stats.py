@@ -89,9 +89,7 @@ class Stats:
 
     def without_gauges(self) -> Stats:
         """What is left of a reading once its worker is gone: the counters."""
-        return _stats(
-            {name: getattr(self, name) for name, _ in FIELDS if name.endswith("_total")}
-        )
+        return _stats({name: getattr(self, name) for name, _ in FIELDS if name.endswith("_total")})
 
 
 def _stats(figures: dict[str, Any]) -> Stats:

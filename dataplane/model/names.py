@@ -10,7 +10,7 @@ Generation = NewType("Generation", int)
 Slot = NewType("Slot", int)
 Digest = NewType("Digest", str)  # "sha256:" and 64 lower-case hex digits
 
-# An app's name is a file name, a label in metrics and part of a socket's path: kept short and plain.
+# A file name, a label in metrics and part of a socket's path: kept short and plain.
 APP_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
 DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 

@@ -182,12 +182,13 @@ class Api:
         return json_response({"status": "ok", "pid": os.getpid()})
 
     async def readyz(self, request: Request, names: dict[str, str]) -> Response:
+        """Red while it starts, before listeners stop, and where nothing serves that should."""
         standing, missing = self._desk.standing, self._desk.not_serving()
         if standing is not Standing.UP:
             return problem(503, f"the supervisor is {standing.value}")
-        if missing:
+        if missing and not self._desk.serving():
             return problem(503, f"not serving: {', '.join(missing)}")
-        return json_response({"status": "ready"})
+        return json_response({"status": "ready", "not_serving": missing})
 
     async def version(self, request: Request, names: dict[str, str]) -> Response:
         serving = {

@@ -145,6 +145,10 @@ class Desk:
             if app.serving is None and not self._wanted.app(app.name).stopped
         )
 
+    def serving(self) -> tuple[AppName, ...]:
+        """Apps that serve."""
+        return tuple(app.name for app in self._fleet.apps.values() if app.serving is not None)
+
     def former(self) -> tuple[Former, ...]:
         """Workers that a former supervisor left."""
         return self._former

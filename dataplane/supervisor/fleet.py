@@ -144,6 +144,7 @@ class Rollout:
     blue: AppGeneration | None = None
     image: Image | None = None
     error: Exception | None = None
+    finding: asyncio.Task[None] | None = None
     deadline: asyncio.TimerHandle | None = None
     receives: int = 0  # how many `Received` are to come
     marks: dict[str, float] = dataclasses.field(default_factory=dict)

@@ -104,12 +104,11 @@ class _Supervisor:
                 tasks.create_task(self._heartbeat.watch()),
                 tasks.create_task(http.serve(listening, self._api.respond)),
             ]
-            try:
-                await self._serve(tasks, lasting)
-            finally:
-                await self._end()
-                for task in lasting:
-                    task.cancel()
+            await self._serve(tasks, lasting)
+            # Not where a fault of our own ends us: then the workers serve on by themselves.
+            await self._end()
+            for task in lasting:
+                task.cancel()
         if self._failure is not None:
             raise self._failure
         return 0

@@ -198,7 +198,7 @@ class Rollouts:
     # --- finding and forking ------------------------------------------------------------------
 
     def _find_image(self, rolling: Rollout) -> None:
-        self._tasks.create_task(self._find(rolling))
+        rolling.finding = self._tasks.create_task(self._find(rolling))
 
     async def _find(self, rolling: Rollout) -> None:
         app, wish = rolling.app, rolling.wish
@@ -393,6 +393,8 @@ class Rollouts:
         self._mark(rolling, "ended")
         app = rolling.app
         app.rollouts.remove(rolling)
+        if rolling.finding is not None and rolling.finding is not asyncio.current_task():
+            rolling.finding.cancel()  # superseded: nobody waits for that build any more
         if rolling.wish.stop:
             self._events.tell("app.stopped", app=app.name)
         else:

@@ -47,7 +47,8 @@ class Wanted:
         self._apps = _read(path)
         self._version = 0
         self._written = 0
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
+        self._saved = asyncio.Condition()
 
     def apps(self) -> dict[AppName, WantedApp]:
         """A copy of all entries."""
@@ -90,27 +91,27 @@ class Wanted:
     async def keep(self) -> None:
         """Writes what has changed, until it is cancelled."""
         while True:
-            async with self._changed:
-                await self._changed.wait_for(lambda: self._version > self._written)
+            await self._changed.wait()
+            self._changed.clear()
             version, text = self._version, self._text()
             try:
                 await asyncio.to_thread(write_atomically, self._path, text, 0o600)
             except OSError as error:
                 self._events.tell("state.not_written", error=disk_failure(self._path, error))
-            async with self._changed:
+            async with self._saved:
                 self._written = version
-                self._changed.notify_all()
+                self._saved.notify_all()
 
     async def saved(self) -> None:
         """Returns when all changes up to now are on disk, or were told not to be."""
         version = self._version
-        async with self._changed:
-            self._changed.notify_all()
-            await self._changed.wait_for(lambda: self._written >= version)
+        async with self._saved:
+            await self._saved.wait_for(lambda: self._written >= version)
 
     def _set(self, name: AppName, **changes: Any) -> None:
         self._apps[name] = dataclasses.replace(self.app(name), **changes)
         self._version += 1
+        self._changed.set()
 
     def _text(self) -> bytes:
         apps = {name: dataclasses.asdict(entry) for name, entry in sorted(self._apps.items())}

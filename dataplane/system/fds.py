@@ -6,15 +6,14 @@ Every descriptor that arrives here is close-on-exec, and one that was cut off by
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import functools
 import os
-import platform
 import socket
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
+
+from dataplane.system.libc import syscall
 
 # unix(7): SCM_MAX_FD. A message with more is refused by the kernel (EINVAL).
 FDS_LIMIT: Final = 253
@@ -91,15 +90,10 @@ def _close_range(first: int, last: int) -> None:
 
 
 def _kernel_close_range(first: int, last: int) -> bool:
-    syscall = _syscall()
-    return syscall is not None and syscall(_CLOSE_RANGE, first, last, 0) == 0
-
-
-@functools.cache
-def _syscall() -> Callable[[int, int, int, int], int] | None:
-    if platform.machine() not in _MACHINES:
-        return None
-    syscall = ctypes.CDLL(None, use_errno=True).syscall
-    syscall.argtypes = [ctypes.c_long] * 4
-    syscall.restype = ctypes.c_long
-    return syscall
+    if os.uname().machine not in _MACHINES:
+        return False
+    try:
+        syscall(_CLOSE_RANGE, first, last, 0)
+    except OSError:
+        return False
+    return True

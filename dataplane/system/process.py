@@ -8,19 +8,21 @@ number alone: a number may be given to a stranger.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import dataclasses
-import functools
 import os
 import signal
 import subprocess
+from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
 from dataplane.model.errors import LaunchError
+from dataplane.system.libc import prctl
+from dataplane.system.readiness import readable
 
 _PR_SET_NAME: Final = 15
+_NAME_BYTES: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
@@ -142,13 +144,7 @@ async def run(
 
 async def ended(pidfd: int) -> None:
     """Returns when the process that `pidfd` names has ended."""
-    loop = asyncio.get_running_loop()
-    done = loop.create_future()
-    loop.add_reader(pidfd, _set_done, done)
-    try:
-        await done
-    finally:
-        loop.remove_reader(pidfd)
+    await readable(pidfd)
 
 
 def signal_pidfd(pidfd: int, number: signal.Signals) -> bool:
@@ -162,8 +158,7 @@ def signal_pidfd(pidfd: int, number: signal.Signals) -> bool:
 
 def become_subreaper() -> None:
     """From now on, orphans among this process's descendants become its children."""
-    if _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "cannot become a subreaper")
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def reap(pid: int) -> int | None:
@@ -180,26 +175,16 @@ def reap(pid: int) -> int | None:
 
 def set_name(name: str) -> None:
     """What ps and top call this process; the kernel keeps 15 bytes."""
-    _libc().prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
-
-
-@functools.cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
+    given = array("B", name.encode()[:_NAME_BYTES] + b"\0")
+    prctl(_PR_SET_NAME, given.buffer_info()[0])
 
 
 async def _read_to_end(pipe: IO[bytes]) -> bytes:
     fd = pipe.fileno()
     os.set_blocking(fd, False)
-    loop = asyncio.get_running_loop()
     parts: list[bytes] = []
     while True:
-        readable = loop.create_future()
-        loop.add_reader(fd, _set_done, readable)
-        try:
-            await readable
-        finally:
-            loop.remove_reader(fd)
+        await readable(fd)
         try:
             part = os.read(fd, 65536)
         except BlockingIOError:
@@ -207,8 +192,3 @@ async def _read_to_end(pipe: IO[bytes]) -> bytes:
         if not part:
             return b"".join(parts)
         parts.append(part)
-
-
-def _set_done(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

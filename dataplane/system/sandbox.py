@@ -28,6 +28,7 @@ from dataplane.system.bpf import (
     machine_layout,
     worker_program,
 )
+from dataplane.system.libc import prctl, syscall
 
 _PR_GET_DUMPABLE: Final = 3
 _PR_SET_DUMPABLE: Final = 4
@@ -62,11 +63,6 @@ class Sandbox:
     """Applies the layers to the process that calls it. Made once, before any fork."""
 
     def __init__(self) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._prctl = libc.prctl
-        self._syscall = libc.syscall
-        self._syscall.restype = ctypes.c_long
-        self._syscall.argtypes = [ctypes.c_long] * 5
         self._buffer = bytearray(_CODE_AT + 8 * 4096)  # BPF_MAXINSNS
         self._given = ctypes.addressof(ctypes.c_char.from_buffer(self._buffer))
         self._machine: Final[Machine | None] = machine_layout(os.uname().machine)
@@ -76,21 +72,21 @@ class Sandbox:
 
     def hide_io_uring(self) -> Layer:
         """From now on this kernel has no io_uring (ENOSYS), for children neither."""
-        self._set(_PR_SET_NO_NEW_PRIVS, 1)  # a filter needs it, unless one has CAP_SYS_ADMIN
+        prctl(_PR_SET_NO_NEW_PRIVS, 1)  # a filter needs it, unless one has CAP_SYS_ADMIN
         if self._machine is None:
             return _off("io_uring", f"no call numbers for {os.uname().machine}")
         return self._install("io_uring", self._hiding)
 
     def no_new_privileges(self) -> Layer:
         """No exec can give rights that are not here now. Cannot be taken back."""
-        self._set(_PR_SET_NO_NEW_PRIVS, 1)
-        on = bool(self._prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1)
+        prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        on = prctl(_PR_GET_NO_NEW_PRIVS) == 1
         return Layer(name="no_new_privs", on=on, reason=None if on else "the kernel refused")
 
     def undump(self) -> Layer:
         """No core file, and no other process of this user may look into this one's memory."""
-        self._set(_PR_SET_DUMPABLE, 0)
-        on = bool(self._prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0) == 0)
+        prctl(_PR_SET_DUMPABLE, 0)
+        on = prctl(_PR_GET_DUMPABLE) == 0
         return Layer(name="undumpable", on=on, reason=None if on else "the kernel refused")
 
     def landlock(self, connect_ports: Iterable[int]) -> tuple[int, Layer]:
@@ -102,7 +98,7 @@ class Sandbox:
         if self._machine is None:
             return 0, _off("landlock", f"no call numbers for {os.uname().machine}")
         try:
-            abi = self._call(
+            abi = syscall(
                 self._machine.calls["landlock_create_ruleset"], 0, 0, _LANDLOCK_CREATE_VERSION
             )
         except OSError as error:
@@ -134,15 +130,13 @@ class Sandbox:
             _LANDLOCK_SCOPES if abi >= 6 else 0,
         )
         size = 24 if abi >= 6 else 16 if abi >= 4 else 8
-        ruleset = self._call(
-            machine.calls["landlock_create_ruleset"], self._give(attributes), size, 0
-        )
+        ruleset = syscall(machine.calls["landlock_create_ruleset"], self._give(attributes), size, 0)
         try:
             for port in connect_ports if abi >= 4 else ():
                 rule = self._give(struct.pack("<QQ", _LANDLOCK_CONNECT, port))
                 number = machine.calls["landlock_add_rule"]
-                self._call(number, ruleset, _LANDLOCK_RULE_NET_PORT, rule, 0)
-            self._call(machine.calls["landlock_restrict_self"], ruleset, 0)
+                syscall(number, ruleset, _LANDLOCK_RULE_NET_PORT, rule, 0)
+            syscall(machine.calls["landlock_restrict_self"], ruleset, 0)
         finally:
             os.close(ruleset)
 
@@ -153,7 +147,7 @@ class Sandbox:
             struct.pack(SeccompLayout.PROGRAM, length, self._given + _CODE_AT), program
         )
         try:
-            self._call(
+            syscall(
                 self._machine.calls["seccomp"],
                 _SECCOMP_SET_MODE_FILTER,
                 _SECCOMP_FILTER_FLAG_TSYNC,
@@ -168,17 +162,6 @@ class Sandbox:
         self._buffer[: len(structure)] = structure
         self._buffer[_CODE_AT : _CODE_AT + len(program)] = program
         return self._given
-
-    def _set(self, option: int, value: int) -> None:
-        self._prctl(option, value, 0, 0, 0)
-
-    def _call(self, number: int, *arguments: int) -> int:
-        padded = (*arguments, 0, 0, 0, 0)[:4]
-        result: int = self._syscall(number, *padded)
-        if result < 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
-        return result
 
 
 def limit_resources(descriptors: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 from typing import Final
 
 from dataplane.model.errors import ControlError
@@ -46,12 +47,12 @@ class Faults:
             raise ControlError(f"unknown fault {', '.join(unknown)}")
         self._names: Final = frozenset(names)
 
-    async def before_ready(self) -> None:
+    def before_ready(self) -> None:
         """Just before the worker would say that it is ready."""
         if CRASH_BEFORE_READY in self._names:
             _crash()
         if HANG_BEFORE_READY in self._names:
-            await _hang()
+            select.poll().poll()
 
     def after_ready(self) -> None:
         """Just after it said so."""
@@ -68,12 +69,8 @@ class Faults:
         if f"{CRASH_AT}{name}" in self._names:
             _crash()
         if f"{HANG_AT}{name}" in self._names:
-            await _hang()
+            await asyncio.get_running_loop().create_future()
 
 
 def _crash() -> None:
     os._exit(CRASH_STATUS)
-
-
-async def _hang() -> None:
-    await asyncio.get_running_loop().create_future()

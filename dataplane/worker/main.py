@@ -7,18 +7,18 @@ name, a thread or an import.
 from __future__ import annotations
 
 import asyncio
-import gc
 import mmap
 import os
 import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 import uvloop
 
-from dataplane.control.channel import Channel
-from dataplane.control.messages import Failed, Ready, Seal
+from dataplane.control.messages import Failed, Ready, Seal, encode_message
 from dataplane.engine.engine import Engine
 from dataplane.model.errors import ControlError, DataplaneError
 from dataplane.model.spec import AppSpec, SpecError
@@ -29,7 +29,7 @@ from dataplane.system.process import set_name
 from dataplane.system.sandbox import Layer, Sandbox, limit_resources
 from dataplane.worker.birth import Birth
 from dataplane.worker.faults import Faults
-from dataplane.worker.probe import PROBE_SECONDS, Probe
+from dataplane.worker.probe import Probe
 from dataplane.worker.serving import Worker
 
 TICK_MS = 1000  # how often an idle worker shows that it lives
@@ -42,12 +42,33 @@ _NAME_BYTES = 15
 
 
 def live(birth: Birth, sandbox: Sandbox, layers: tuple[Layer, ...]) -> int:
-    """A worker's whole life. Returns its exit status. `layers` are on already, by inheritance."""
+    """A worker's whole life. Returns its exit status. `layers` are on already, by inheritance.
+
+    What is made here is not closed: the process ends with it, and the kernel clears it away.
+    """
     set_name(process_name(birth.fork.app, birth.fork.generation, birth.fork.slot))
-    # Neither a Runner nor a close: the process ends with the loop, and the kernel clears it away.
+    sock = socket.socket(fileno=birth.channel_fd)
     loop = uvloop.new_event_loop()
-    give_back_empty_pages(loop)  # a buffer of 256 KB, for connections that the engine has instead
-    return loop.run_until_complete(_live(birth, sandbox, list(layers)))
+    give_back_empty_pages(loop)  # 256 KB for connections, which the engine has instead
+    failures: list[BaseException] = []
+
+    def fail(error: BaseException) -> None:
+        failures.append(error)
+        loop.stop()
+
+    def callback_failed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        fail(context.get("exception") or ControlError(str(context.get("message"))))
+
+    loop.set_exception_handler(callback_failed)
+    # In the running loop: as it begins to run it makes descriptors, which the seal forbids.
+    loop.call_soon(_boot, birth, sandbox, list(layers), sock, loop, fail)
+    loop.run_forever()
+    if not failures:
+        return ENDED
+    if not isinstance(failures[0], DataplaneError | SpecError):
+        traceback.print_exception(failures[0])
+    _send(sock, Failed(error=_text(failures[0])))
+    return FAILED
 
 
 def process_name(app: str, generation: int, slot: int) -> str:
@@ -56,41 +77,33 @@ def process_name(app: str, generation: int, slot: int) -> str:
     return f"dp:{app[: max(0, _NAME_BYTES - len('dp:') - len(tail))]}{tail}"
 
 
-async def _live(birth: Birth, sandbox: Sandbox, layers: list[Layer]) -> int:
-    channel = Channel(socket.socket(fileno=birth.channel_fd))
-    try:
-        faults = Faults(birth.fork.faults)
-        control = socket.socket(fileno=birth.control_fd)
-        control.setblocking(False)
-        control.listen(CONTROL_BACKLOG)  # by ourselves: a peer is told who called it
-        spec = AppSpec.from_json(read_sealed(birth.spec_fd))
-        with (
-            mmap.mmap(birth.stats_fd, mmap.PAGESIZE) as stats,
-            _engine(birth, spec, stats) as engine,
-        ):
-            close_fds((birth.spec_fd, birth.stats_fd))
-            probe = Probe(spec)
-            seal = seal_process(spec, birth.fork.seal, sandbox, layers)
-            worker = Worker(birth.fork, engine, faults)
-            async with asyncio.timeout(PROBE_SECONDS):
-                await probe.run(engine, worker.turn)
-            await faults.before_ready()
-            born_ms = (time.monotonic() - birth.born) * 1000
-            await channel.send(Ready(pid=os.getpid(), seal=seal, born_ms=born_ms))
-            faults.after_ready()
-            gc.enable()  # the zygote had it off, so that what it shares with us stays as it is
-            return await worker.run(channel, control)
-    except Exception as error:  # noqa: BLE001 - a process's top: say it, end, be replaced
-        if not isinstance(error, DataplaneError | SpecError):
-            traceback.print_exc()
-        try:
-            await channel.send(Failed(error=_text(error)))
-        except ControlError:
-            pass  # nobody is there to be told
-        return FAILED
+def _boot(
+    birth: Birth,
+    sandbox: Sandbox,
+    layers: list[Layer],
+    sock: socket.socket,
+    loop: asyncio.AbstractEventLoop,
+    fail: Callable[[BaseException], None],
+) -> None:
+    control = socket.socket(fileno=birth.control_fd)
+    control.setblocking(False)
+    control.listen(CONTROL_BACKLOG)  # by ourselves: a peer is told who called it
+    faults = Faults(birth.fork.faults)
+    spec = AppSpec.from_json(read_sealed(birth.spec_fd))
+    engine = _engine(birth, spec)
+    close_fds((birth.spec_fd, birth.stats_fd))
+    probe = Probe(spec)
+    seal = seal_process(spec, birth.fork.seal, sandbox, layers)
+    probe.run(engine)
+    faults.before_ready()
+    born_ms = (time.monotonic() - birth.born) * 1000
+    _send(sock, Ready(pid=os.getpid(), seal=seal, born_ms=born_ms))
+    faults.after_ready()
+    Worker(birth.fork, engine, faults, loop, fail).start(sock, control)
 
 
-def _engine(birth: Birth, spec: AppSpec, stats: mmap.mmap) -> Engine:
+def _engine(birth: Birth, spec: AppSpec) -> Engine:
+    stats = mmap.mmap(birth.stats_fd, mmap.PAGESIZE)
     engine = Engine(spec, stats=stats, seed=_seed(), tick_ms=TICK_MS)
     for name, fd in zip(birth.fork.listeners, birth.listener_fds, strict=True):
         engine.attach(name, fd)
@@ -140,6 +153,14 @@ def descriptors_needed(spec: AppSpec) -> int:
     return 2 * spec.limits.connections + pools + 1024
 
 
+def _send(sock: socket.socket, message: Ready | Failed) -> None:
+    """To the supervisor. Where none is there, the next one asks, or sees the exit status."""
+    try:
+        sock.send(encode_message(message), socket.MSG_NOSIGNAL)
+    except OSError:
+        pass
+
+
 def _seed() -> tuple[int, int]:
     """Drawn after the fork: the zygote's would be every worker's."""
     drawn = os.getrandom(16)
@@ -147,6 +168,4 @@ def _seed() -> tuple[int, int]:
 
 
 def _text(error: BaseException) -> str:
-    if isinstance(error, BaseExceptionGroup):
-        return "; ".join(_text(one) for one in error.exceptions)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -36,6 +36,7 @@ class MovingEngine:
 
     def start(self, batch: int, count: int) -> Started:
         started, stall_us = self._engine.start(batch, count)
+        self._turn_soon()  # a whole request may have come along
         return Started(count=started, stall_us=stall_us)
 
     def drop(self, batch: int) -> None:

@@ -14,11 +14,11 @@ import itertools
 import os
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from dataplane.control import messages
-from dataplane.control.channel import Channel, Envelope
+from dataplane.control.channel import Envelope, Heard, Line, receive_packet
 from dataplane.control.move import Gave, Giver, Step, Taker, percentiles
 from dataplane.engine.engine import NOTE_AGAIN, NOTE_EMPTY, NOTE_MOVABLE, Engine
 from dataplane.model.errors import ControlError
@@ -43,42 +43,42 @@ class State(enum.Enum):
 
 
 class Worker:
-    """Mutable: its state, the channel that counts, and the drain that is under way."""
+    """Mutable: its state, the line that counts, and the drain that is under way."""
 
-    def __init__(self, fork: messages.Fork, engine: Engine, faults: Faults) -> None:
+    def __init__(
+        self,
+        fork: messages.Fork,
+        engine: Engine,
+        faults: Faults,
+        loop: asyncio.AbstractEventLoop,
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        """`fail` is told what makes it impossible to go on; it stops the loop."""
         self._fork = fork
         self._engine = engine
         self._moving = MovingEngine(engine, self._turn_soon)
         self._faults = faults
         self._own_uid = os.geteuid()
         self._state = State.READY
-        self._channel: Channel | None = None
+        self._line: Line | None = None
         self._batches = itertools.count(1)  # of all that is given and taken
         self._giver: Giver | None = None
         self._drain_over = asyncio.Event()
         self._drain_limit: asyncio.Timeout | None = None
+        # No TaskGroup: the task that would hold it is one more thing that each idle worker keeps.
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn_due = False
-        self._loop = asyncio.get_running_loop()
-        self._end: asyncio.Future[int] = self._loop.create_future()
+        self._loop = loop
+        self._fail = fail
 
-    async def run(self, channel: Channel, control: socket.socket) -> int:
-        """Serves and obeys until it is over; returns the exit status.
+    def start(self, sock: socket.socket, control: socket.socket) -> None:
+        """Begins to obey; stops the loop when it is over.
 
-        `channel` is the supervisor's; at `control`, which listens, the next one will ask.
+        `sock` is the supervisor's channel; at `control`, which listens, the next one will ask.
         """
-        self._loop.set_exception_handler(self._callback_failed)
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            self._loop.add_reader(self._engine.fd, self.turn)
-            self._loop.add_reader(control.fileno(), self._accept, control)
-            self._start(self._obey(channel))
-            status = await self._end
-            self._loop.remove_reader(control.fileno())
-            self._loop.remove_reader(self._engine.fd)
-            for task in self._tasks:
-                task.cancel()
-        return status
+        self._loop.add_reader(self._engine.fd, self.turn)
+        self._loop.add_reader(control.fileno(), self._accept, control)
+        self._line = Line(sock, self._hear, self._loop)
 
     def turn(self) -> None:
         """Has the engine handle what is ready."""
@@ -103,34 +103,39 @@ class Worker:
         self.turn()
 
     def _start(self, life: Coroutine[Any, Any, None]) -> None:
-        task = self._group.create_task(life)
+        task = self._loop.create_task(life)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._task_over)
+
+    def _task_over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
 
     # --- the supervisor --------------------------------------------------------------------------
 
-    async def _obey(self, channel: Channel) -> None:
-        """Carries out what comes over a channel, until it ends. It replaces the one before."""
-        self._channel = channel
-        try:
-            while (envelope := await channel.receive()) is not None:
-                await self._do(envelope)
-        except ControlError as error:
-            _log("worker.channel_failed", error=str(error))
-        if self._channel is channel:
-            self._channel = None
-        channel.close()
+    def _hear(self, heard: Heard) -> None:
+        """From the line that counts. Without it, all goes on as it was told last."""
+        if isinstance(heard, Envelope):
+            try:
+                self._do(heard)
+            except ControlError as error:
+                _log("worker.not_obeyed", error=str(error))
+            return
+        if heard is not None:
+            _log("worker.line_broke", error=str(heard))
+        self._line = None
 
-    async def _do(self, envelope: Envelope) -> None:
+    def _do(self, envelope: Envelope) -> None:
         if self._state is State.GONE:
             envelope.close_fds()
             return
         match envelope.message:
             case messages.Serve():
                 self._go_on()
-                await self._tell(messages.Serving())
+                self._tell(messages.Serving())
             case messages.Receive(slot=slot) if len(envelope.fds) == 2:
-                await self._tell(messages.Receiving(slot=slot))
+                self._tell(messages.Receiving(slot=slot))
                 self._start(self._receive(slot, *envelope.fds))
             case messages.Drain(deadline_ms=deadline_ms) if len(envelope.fds) in (0, 2):
                 if self._state is State.DRAINING:
@@ -142,19 +147,19 @@ class Worker:
                 if self._state is not State.DRAINING:
                     self._begin_drain()
                 self._engine.reset_all()
-                await self._drained()
+                self._drained()
             case messages.Ask():
-                await self._tell(self._identity())
+                self._tell(self._identity())
             case other:
                 envelope.close_fds()
                 raise ControlError(f"{type(other).__name__} with {len(envelope.fds)} descriptors")
 
-    async def _tell(self, message: messages.Message) -> None:
+    def _tell(self, message: messages.Message) -> None:
         """To the supervisor, if there is one. The next one asks for what it needs to know."""
-        if self._channel is None:
+        if self._line is None:
             return
         try:
-            await self._channel.send(message)
+            self._line.send(message)
         except ControlError as error:
             _log("worker.untold", message=type(message).__name__, error=str(error))
 
@@ -167,21 +172,26 @@ class Worker:
         if peer_credentials(sock)[1] not in (0, self._own_uid):
             sock.close()
             return
-        self._start(self._answer(Channel(sock)))
+        self._start(self._answer(sock))
 
-    async def _answer(self, channel: Channel) -> None:
-        """A connection to the control socket: after `Ask`, it is the supervisor's channel."""
+    async def _answer(self, sock: socket.socket) -> None:
+        """A connection to the control socket: after `Ask`, it is the supervisor's line."""
+        sock.setblocking(False)
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                envelope = await channel.receive()
-            if envelope is None or not isinstance(envelope.message, messages.Ask):
+                packet = await receive_packet(sock, messages.MESSAGE_LIMIT)
+            if packet is None or packet.fds or packet.truncated:
                 raise ControlError("it did not ask")
-            await channel.send(self._identity())
-        except (ControlError, TimeoutError) as error:
+            if not isinstance(messages.decode_message(packet.data), messages.Ask):
+                raise ControlError("it did not ask")
+        except (ControlError, OSError, TimeoutError) as error:
             _log("worker.not_asked", error=str(error))
-            channel.close()
+            sock.close()
             return
-        await self._obey(channel)
+        if self._line is not None:
+            self._line.close()
+        self._line = Line(sock, self._hear, self._loop)
+        self._tell(self._identity())
 
     def _identity(self) -> messages.Identity:
         return messages.Identity(
@@ -234,7 +244,7 @@ class Worker:
                 gave = Gave.REFUSED if not peer else await self._give(peer, over)
                 if counts() and gave is Gave.REFUSED:
                     self._engine.close_idle()
-                if counts() and gave is Gave.PEER_GONE and self._channel is None:
+                if counts() and gave is Gave.PEER_GONE and self._line is None:
                     self._go_on()  # no successor, and nobody to say so
                 # What waits for nothing has no event that would make the engine look at it.
                 self._loop.call_soon(self.turn)
@@ -243,7 +253,7 @@ class Worker:
             if counts():
                 self._engine.reset_all()
         if counts():
-            await self._drained()
+            self._drained()
 
     async def _give(self, peer: tuple[int, ...], over: asyncio.Event) -> Gave:
         """Gives green what may move, until nothing is left or nobody takes it."""
@@ -274,7 +284,7 @@ class Worker:
                 took = await Taker(self._moving, sock, gone, self._batches, step).run()
             finally:
                 os.close(pidfd)
-        await self._tell(
+        self._tell(
             messages.Received(
                 slot=slot,
                 started=took.started,
@@ -283,11 +293,11 @@ class Worker:
             )
         )
 
-    async def _drained(self) -> None:
+    def _drained(self) -> None:
         """The last word, and the end."""
         self._state = State.GONE
         tally = self._engine.tally()
-        await self._tell(
+        self._tell(
             messages.Drained(
                 connections=messages.DrainCounts(
                     moved_idle=tally.moved_idle,
@@ -298,19 +308,7 @@ class Worker:
                 )
             )
         )
-        self._finish(0)
-
-    # --- the end ---------------------------------------------------------------------------------
-
-    def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """A turn that fails is nothing to go on from: the process ends and is replaced."""
-        error = context.get("exception")
-        if not self._end.done():
-            self._end.set_exception(error or ControlError(str(context.get("message"))))
-
-    def _finish(self, status: int) -> None:
-        if not self._end.done():
-            self._end.set_result(status)
+        self._loop.stop()
 
     def _step(self, side: str) -> Step:
         return lambda name: self._faults.step(f"{side}:{name}")

@@ -30,21 +30,29 @@ enum {
     DP_EMALFORMED = -1, /* what came breaks the grammar */
     DP_ETOOBIG = -2,    /* a stated limit is exceeded */
     DP_ENOMEM = -3,
-    DP_ESTATE = -4,    /* not now: sealed already, or not sealed yet */
-    DP_EINVAL = -5,    /* an argument that the caller should have checked */
-    DP_ESYSTEM = -6,   /* a system call failed: errno tells */
-    DP_EVERSION = -7,  /* a version this code does not know */
-    DP_ETARGET = -8,   /* the request target is too long */
-    DP_ECODING = -9,   /* a transfer coding other than chunked */
-    DP_EEXPECT = -10,  /* an expectation other than 100-continue */
-    DP_EGONE = -11,    /* a moved connection's listener is not here */
-    DP_EMETHOD = -12   /* a method that is not served (CONNECT) */
+    DP_ESTATE = -4,   /* not now: sealed already, or not sealed yet */
+    DP_EINVAL = -5,   /* an argument that the caller should have checked */
+    DP_ESYSTEM = -6,  /* a system call failed: errno tells */
+    DP_EVERSION = -7, /* a version this code does not know */
+    DP_ETARGET = -8,  /* the request target is too long */
+    DP_ECODING = -9,  /* a transfer coding other than chunked */
+    DP_EEXPECT = -10, /* an expectation other than 100-continue */
+    DP_EGONE = -11,   /* a moved connection's listener is not here */
+    DP_EMETHOD = -12  /* a method that is not served (CONNECT) */
 };
 
 enum { DP_HTTP = 1, DP_TCP = 2 };
 enum { DP_ROUND_ROBIN = 1, DP_LEAST_REQUEST = 2 };
-enum { DP_EDIT_REQUEST_SET = 1, DP_EDIT_REQUEST_REMOVE, DP_EDIT_RESPONSE_SET, DP_EDIT_RESPONSE_REMOVE };
-enum { DP_TRANSPORT_PLAIN = 0, DP_TRANSPORT_TRICKLE = 1 }; /* trickle: a byte at a time, for tests */
+enum {
+    DP_EDIT_REQUEST_SET = 1,
+    DP_EDIT_REQUEST_REMOVE,
+    DP_EDIT_RESPONSE_SET,
+    DP_EDIT_RESPONSE_REMOVE
+};
+enum {
+    DP_TRANSPORT_PLAIN = 0,
+    DP_TRANSPORT_TRICKLE = 1
+}; /* trickle: a byte at a time, for tests */
 
 /* What dp_engine_turn has to tell, as bits. */
 enum {
@@ -66,7 +74,7 @@ typedef struct {
     uint32_t tunnel_idle_ms;   /* tcp: no byte in either direction */
     uint64_t seed_low;         /* for hashes and request ids: drawn after the fork */
     uint64_t seed_high;
-    uint32_t tick_ms;          /* the timer tick that shows the engine lives; 0: none */
+    uint32_t tick_ms; /* the timer tick that shows the engine lives; 0: none */
 } dp_engine_options;
 
 /* A page that the engine writes and the supervisor reads. Counters never go back. */
@@ -84,7 +92,8 @@ typedef struct {
     uint64_t received_bytes_total;
     uint64_t sent_bytes_total;
     uint64_t answers_total[6]; /* by class; [0]: none could be sent */
-    uint64_t own_answers_total[8];  /* made here: 400 408 413/414/417/431 404/421 502 503 504 other */
+    uint64_t
+        own_answers_total[8]; /* made here: 400 408 413/414/417/431 404/421 502 503 504 other */
     uint64_t upstream_connects_total;
     uint64_t upstream_connect_failures_total;
     uint64_t upstream_failures_total; /* broke, timed out or answered garbage */
@@ -96,12 +105,12 @@ typedef struct {
 } dp_stats;
 
 typedef struct {
-    const char *host;   /* NULL: any; lower case; "*.example.com": any name below */
-    const char *path;   /* ends in '/': a prefix; else exact; NULL: any */
-    uint32_t methods;   /* bits of dp_method_bit; 0: any */
-    int32_t upstream;   /* index, or -1: redirect or respond */
+    const char *host;            /* NULL: any; lower case; "*.example.com": any name below */
+    const char *path;            /* ends in '/': a prefix; else exact; NULL: any */
+    uint32_t methods;            /* bits of dp_method_bit; 0: any */
+    int32_t upstream;            /* index, or -1: redirect or respond */
     uint32_t request_timeout_ms; /* request sent to response head */
-    uint32_t status;    /* of a redirect or a fixed response */
+    uint32_t status;             /* of a redirect or a fixed response */
     const char *location; /* redirect: where to (a prefix keeps the rest); NULL: a fixed response */
     const uint8_t *body;  /* fixed response */
     size_t body_len;
@@ -198,16 +207,16 @@ typedef struct {
 enum { DP_MAX_FIELDS = 256 };
 
 typedef struct {
-    uint32_t head_len;  /* through the empty line */
-    uint32_t method;    /* dp_method_bit's value, 0: another token */
+    uint32_t head_len; /* through the empty line */
+    uint32_t method;   /* dp_method_bit's value, 0: another token */
     dp_span method_span;
-    dp_span target;     /* as it came */
-    dp_span host;       /* host[:port] from the target or the Host field; empty if none */
-    dp_span host_name;  /* without the port; an IPv6 literal keeps its brackets */
-    dp_span path;       /* from '/' up to '?', or "*"; never empty, may lie apart from query */
-    dp_span query;      /* with its '?', or empty */
-    uint32_t minor;     /* HTTP/1.minor */
-    uint32_t framing;   /* DP_BODY_NONE, DP_BODY_LENGTH or DP_BODY_CHUNKED */
+    dp_span target;    /* as it came */
+    dp_span host;      /* host[:port] from the target or the Host field; empty if none */
+    dp_span host_name; /* without the port; an IPv6 literal keeps its brackets */
+    dp_span path;      /* from '/' up to '?', or "*"; never empty, may lie apart from query */
+    dp_span query;     /* with its '?', or empty */
+    uint32_t minor;    /* HTTP/1.minor */
+    uint32_t framing;  /* DP_BODY_NONE, DP_BODY_LENGTH or DP_BODY_CHUNKED */
     uint64_t content_length;
     uint32_t keep_alive; /* may the connection go on after this exchange */
     uint32_t expects_continue;
@@ -221,7 +230,7 @@ typedef struct {
     uint32_t status;
     dp_span reason;
     uint32_t minor;
-    uint32_t framing; /* DP_BODY_*; NONE where status or method forbid a body */
+    uint32_t framing;        /* DP_BODY_*; NONE where status or method forbid a body */
     uint64_t content_length; /* as told, also where no body comes; UINT64_MAX: not told */
     uint32_t keep_alive;
     uint32_t field_count;
@@ -255,7 +264,7 @@ int dp_response_parse(const uint8_t *data, size_t len, const dp_head_limits *lim
                       dp_response_head *ret_head);
 
 typedef struct {
-    uint64_t left;     /* data bytes left of the current chunk */
+    uint64_t left; /* data bytes left of the current chunk */
     uint32_t state;
     uint32_t overhead; /* bytes of extensions and trailers so far, bounded */
 } dp_chunked;          /* all zero: the start */

@@ -1,4 +1,5 @@
-/* dp_accept: listening sockets, lent to the engine, and the connections that come from them. I/O. */
+/* dp_accept: listening sockets, lent to the engine, and the connections that come from them. I/O.
+ */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -33,7 +34,8 @@ int dp_accept_start(dp_engine *engine)
 {
     for (uint32_t i = 0; i < engine->attached_count; i++) {
         dp_attached *attached = &engine->attached[i];
-        struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64_t)DP_KEY_LISTENER << 56 | i};
+        struct epoll_event event = {.events = EPOLLIN,
+                                    .data.u64 = (uint64_t)DP_KEY_LISTENER << 56 | i};
         if (attached->accepting)
             continue;
         if (epoll_ctl(engine->epoll_fd, EPOLL_CTL_ADD, attached->fd, &event) != 0)
@@ -153,8 +155,8 @@ void dp_accept_burst(dp_engine *engine, uint32_t index)
     for (int i = 0; i < DP_ACCEPT_BURST && attached->accepting; i++) {
         struct sockaddr_storage address = {0};
         socklen_t len = sizeof(address);
-        int fd = accept4(attached->fd, (struct sockaddr *)&address, &len,
-                         SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd =
+            accept4(attached->fd, (struct sockaddr *)&address, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
             accept_one(engine, attached, fd, &address);
             continue;

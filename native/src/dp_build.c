@@ -1,5 +1,5 @@
-/* dp_build: an engine from nothing: its memory and descriptors, its tables from the builder's calls,
- * and the seal that makes them read-only. I/O: epoll and timer descriptors alone. */
+/* dp_build: an engine from nothing: its memory and descriptors, its tables from the builder's
+ * calls, and the seal that makes them read-only. I/O: epoll and timer descriptors alone. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -143,8 +143,8 @@ int dp_engine_new(const dp_engine_options *options, dp_stats *stats, dp_engine *
     engine->options = *options;
     engine->epoll_fd = -1;
     engine->timer_fd = -1;
-    engine->transport = options->transport == DP_TRANSPORT_TRICKLE ? &dp_transport_trickle
-                                                                   : &dp_transport_plain;
+    engine->transport =
+        options->transport == DP_TRANSPORT_TRICKLE ? &dp_transport_trickle : &dp_transport_plain;
     engine->stats = stats != NULL ? stats : &engine->own_stats;
     engine->ended_as = &engine->drained.finished;
     engine->now_ms = dp_clock_ms();

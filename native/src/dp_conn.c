@@ -14,7 +14,6 @@
 
 #include "dp_core.h"
 
-
 void dp_fail(const char *file, int line, const char *condition)
 {
     fprintf(stderr, "dataplane engine: %s:%d: %s does not hold\n", file, line, condition);
@@ -41,8 +40,8 @@ static ssize_t plain_write(dp_conn *conn, const struct iovec *iov, int count)
 {
     /* SIGPIPE is ignored in this process (as CPython does): send's flags would cost the kernel's
      * bitmap of calls that need no look at their arguments. */
-    ssize_t put = count == 1 ? write(conn->fd, iov->iov_base, iov->iov_len)
-                             : writev(conn->fd, iov, count);
+    ssize_t put =
+        count == 1 ? write(conn->fd, iov->iov_base, iov->iov_len) : writev(conn->fd, iov, count);
     if (put < 0) {
         conn->io &= (uint8_t)~DP_IO_WRITE;
         return -errno;
@@ -79,8 +78,7 @@ const dp_transport dp_transport_trickle = {.read = trickle_read, .write = trickl
 
 static bool slab_grow(dp_engine *engine)
 {
-    dp_conn **chunks =
-        realloc(engine->chunks, (engine->chunk_count + 1) * sizeof(*engine->chunks));
+    dp_conn **chunks = realloc(engine->chunks, (engine->chunk_count + 1) * sizeof(*engine->chunks));
     if (chunks == NULL)
         return false;
     engine->chunks = chunks;
@@ -159,7 +157,7 @@ static void unlist(dp_engine *engine, dp_conn *conn)
         dp_list_remove(&engine->ready, conn);
     if ((conn->flags & DP_C_MOVABLE) != 0)
         dp_list_remove(&engine->movable, conn);
-    conn->flags &= (uint8_t) ~(DP_C_QUEUED | DP_C_MOVABLE);
+    conn->flags &= (uint8_t)~(DP_C_QUEUED | DP_C_MOVABLE);
 }
 
 static void bury(dp_engine *engine, dp_conn *conn)

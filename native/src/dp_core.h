@@ -29,7 +29,7 @@ enum {
     DP_ENDPOINTS_MAX = 256,  /* of one upstream; a mask of tried ones has a bit each */
     DP_LISTENERS_MAX = 64,
     DP_ROUTES_MAX = 4096,
-    DP_ATTACHED_MAX = 256, /* listening sockets lent to one process */
+    DP_ATTACHED_MAX = 256,    /* listening sockets lent to one process */
     DP_READ_MAX = 256 * 1024, /* one read of a body; also the most that waits for a slow peer */
     DP_READ_MIN = 16 * 1024,
     DP_BATCH_EVENTS = 256, /* events taken from the kernel at once */
@@ -114,7 +114,7 @@ typedef struct dp_listener {
 typedef struct dp_tables {
     dp_listener *listeners;
     dp_upstream *upstreams;
-    dp_route **routes;  /* in the order they were added, then sorted by dp_route_sort */
+    dp_route **routes;   /* in the order they were added, then sorted by dp_route_sort */
     dp_route **by_order; /* index as given to the builder */
     uint32_t listener_count;
     uint32_t upstream_count;
@@ -146,24 +146,24 @@ enum dp_state {
     DP_S_DEAD        /* closed, freed at the end of the batch */
 };
 
-enum { /* dp_conn.io */
-    DP_IO_READ = 1,    /* a read may give something */
-    DP_IO_WRITE = 2,   /* a write may take something */
-    DP_IO_EOF = 4,     /* the peer ended its side: told by the kernel, not yet read */
-    DP_IO_BROKEN = 8,  /* error or full hang-up */
-    DP_IO_AT_EOF = 16, /* a read returned 0 */
-    DP_IO_SHUT = 32,   /* we ended our side */
-    DP_IO_NO_WRITE = 64 /* up: writing failed; an early answer may still be there */
+enum {                     /* dp_conn.io */
+       DP_IO_READ = 1,     /* a read may give something */
+       DP_IO_WRITE = 2,    /* a write may take something */
+       DP_IO_EOF = 4,      /* the peer ended its side: told by the kernel, not yet read */
+       DP_IO_BROKEN = 8,   /* error or full hang-up */
+       DP_IO_AT_EOF = 16,  /* a read returned 0 */
+       DP_IO_SHUT = 32,    /* we ended our side */
+       DP_IO_NO_WRITE = 64 /* up: writing failed; an early answer may still be there */
 };
 
-enum { /* dp_conn.flags */
-    DP_C_QUEUED = 1,       /* in the ready queue */
-    DP_C_PROBE = 2,        /* the self-test: not counted, not moved */
-    DP_C_MOVABLE = 4,      /* in the movable list */
-    DP_C_AFTER_REQUEST = 8, /* its last exchange ended during this drain */
-    DP_C_FRESH = 16,       /* up: has not been used before */
-    DP_C_SKIPPED = 32,     /* down: an empty line was passed over before this head */
-    DP_C_TURNED_AWAY = 64  /* down: beyond the limit, answered, only lingers; not counted */
+enum {                         /* dp_conn.flags */
+       DP_C_QUEUED = 1,        /* in the ready queue */
+       DP_C_PROBE = 2,         /* the self-test: not counted, not moved */
+       DP_C_MOVABLE = 4,       /* in the movable list */
+       DP_C_AFTER_REQUEST = 8, /* its last exchange ended during this drain */
+       DP_C_FRESH = 16,        /* up: has not been used before */
+       DP_C_SKIPPED = 32,      /* down: an empty line was passed over before this head */
+       DP_C_TURNED_AWAY = 64   /* down: beyond the limit, answered, only lingers; not counted */
 };
 
 typedef struct dp_exchange {
@@ -208,16 +208,16 @@ struct dp_conn {
     uint32_t looked;    /* bytes of in that were looked at: more must come */
     uint32_t lingered;
     dp_conn *peer;
-    dp_buffer in;  /* read, not yet used */
-    dp_buffer out; /* to be written */
+    dp_buffer in;      /* read, not yet used */
+    dp_buffer out;     /* to be written */
     uint64_t deadline; /* ms, 0: none */
     uint64_t linked;   /* what the wheel fires at; at most deadline */
     dp_conn *timer_next;
     dp_conn **timer_at;
-    dp_conn *next; /* ready queue, pool, movable list or dead list */
-    dp_conn *prev; /* pool and movable list */
+    dp_conn *next;      /* ready queue, pool, movable list or dead list */
+    dp_conn *prev;      /* pool and movable list */
     uint64_t frozen_us; /* when it was taken out of service, for the stall */
-    char client[46]; /* down: text of the address, as x-forwarded-for shows it */
+    char client[46];    /* down: text of the address, as x-forwarded-for shows it */
     uint8_t client_len;
     dp_exchange exchange; /* down */
 };
@@ -229,7 +229,7 @@ typedef struct dp_list {
 } dp_list;
 
 typedef struct dp_pool { /* live state of one endpoint */
-    dp_list idle; /* LIFO: the warmest first */
+    dp_list idle;        /* LIFO: the warmest first */
     const dp_endpoint *endpoint;
     uint32_t keepalive; /* idle connections kept at most */
     uint32_t active;    /* exchanges and tunnels */
@@ -269,7 +269,7 @@ struct dp_engine {
     int epoll_fd;
     int timer_fd;
     uint64_t now_ms;
-    uint64_t next_timer; /* what timer_fd is armed for */
+    uint64_t next_timer;   /* what timer_fd is armed for */
     uint64_t accept_again; /* ms: out of descriptors until then; 0: accepting */
     dp_engine_options options;
     const dp_transport *transport;
@@ -284,7 +284,7 @@ struct dp_engine {
     uint32_t chunk_count;
     dp_conn *free_conns;
     dp_conn *dead_conns;
-    uint32_t down_count; /* without probes */
+    uint32_t down_count;  /* without probes */
     uint32_t turned_away; /* DP_C_TURNED_AWAY, open now */
 
     dp_list ready;
@@ -307,8 +307,8 @@ struct dp_engine {
     uint64_t date_second;
     char date[32]; /* IMF-fixdate, RFC 9110 5.6.7 */
 
-    uint8_t *read_buffer;  /* DP_READ_MAX, and before it room for a partial head */
-    uint8_t *head_buffer;  /* where heads are written that go out */
+    uint8_t *read_buffer; /* DP_READ_MAX, and before it room for a partial head */
+    uint8_t *head_buffer; /* where heads are written that go out */
     size_t head_buffer_size;
     dp_request_head request;
     dp_response_head response;
@@ -340,8 +340,8 @@ int dp_conn_watch(dp_engine *engine, dp_conn *conn);
 void dp_conn_unwatch(dp_engine *engine, dp_conn *conn);
 /* Ends it; the object lives on as DP_S_DEAD until the end of the batch. */
 void dp_conn_close(dp_engine *engine, dp_conn *conn);
-void dp_conn_reset(dp_engine *engine, dp_conn *conn); /* with RST */
-void dp_conn_abortive(dp_conn *conn); /* its close will be a reset */
+void dp_conn_reset(dp_engine *engine, dp_conn *conn);  /* with RST */
+void dp_conn_abortive(dp_conn *conn);                  /* its close will be a reset */
 void dp_conn_forget(dp_engine *engine, dp_conn *conn); /* moved away: close without shutdown */
 void dp_conn_collect(dp_engine *engine);
 void dp_conn_count_down(dp_engine *engine, dp_conn *conn, int by);
@@ -359,7 +359,8 @@ void dp_list_push(dp_list *list, dp_conn *conn); /* at the head */
 void dp_list_append(dp_list *list, dp_conn *conn);
 void dp_list_remove(dp_list *list, dp_conn *conn);
 
-/* --- dp_accept: listening sockets -------------------------------------------------------------- */
+/* --- dp_accept: listening sockets --------------------------------------------------------------
+ */
 
 enum { DP_KEY_LISTENER = 1, DP_KEY_TIMER = 2 }; /* the top byte of an epoll key; 0: a connection */
 enum { DP_ACCEPT_PAUSE_MS = 100 };              /* out of descriptors: the queue waits */
@@ -401,6 +402,20 @@ void dp_tcp_pump(dp_engine *engine, dp_conn *down);
 void dp_tcp_timeout(dp_engine *engine, dp_conn *down);
 void dp_tcp_upstream_failed(dp_engine *engine, dp_conn *down);
 
+/* --- dp_body: pure ---------------------------------------------------------------------------- */
+
+typedef struct dp_body_step {
+    size_t used; /* bytes of the input */
+    size_t kept; /* bytes to forward, from where the input began */
+    bool done;
+    int failure; /* DP_OK or a negative result */
+} dp_body_step;
+
+/* Takes what belongs to the body at data[0..len); chunked framing is compacted in place. left and
+ * chunked are the body's state. */
+dp_body_step dp_body_feed(uint8_t framing, uint64_t *left, dp_chunked *chunked, bool keep_framing,
+                          uint8_t *data, size_t len);
+
 /* --- dp_head: heads and answers that go out --------------------------------------------------- */
 
 size_t dp_head_request(dp_engine *engine, const dp_conn *down, const uint8_t *data,
@@ -411,7 +426,7 @@ size_t dp_head_interim(dp_engine *engine, const uint8_t *data, const dp_response
 /* A whole answer of our own. */
 typedef struct dp_answer {
     uint32_t status;
-    uint32_t minor; /* the client's */
+    uint32_t minor;    /* the client's */
     const char *extra; /* more field lines */
     size_t extra_len;
     const uint8_t *body;
@@ -426,10 +441,12 @@ size_t dp_head_answer(dp_engine *engine, const dp_answer *answer); /* 0: too lar
 size_t dp_head_location(const dp_route *route, const uint8_t *data, const dp_request_head *head,
                         char *ret_line, size_t capacity);
 const char *dp_status_reason(uint32_t status);
+const char *dp_status_text(uint32_t status); /* one line, for answers of our own */
+size_t dp_status_slot(uint32_t status);      /* in dp_stats.own_answers_total */
 
 /* --- dp_move ---------------------------------------------------------------------------------- */
 
 void dp_move_offer(dp_engine *engine, dp_conn *conn); /* idle while draining: may be saved */
-void dp_move_withdraw(dp_engine *engine); /* all that was offered goes on here */
+void dp_move_withdraw(dp_engine *engine);             /* all that was offered goes on here */
 
 #endif

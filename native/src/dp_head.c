@@ -130,8 +130,7 @@ static bool id_is_plain(const uint8_t *id, uint32_t len)
 
 enum {
     REQUEST_DROPS = 1u << DP_F_FORWARDED | 1u << DP_F_X_FORWARDED_FOR |
-                    1u << DP_F_X_FORWARDED_PROTO | 1u << DP_F_X_FORWARDED_HOST |
-                    1u << DP_F_X_FORWARDED_PORT
+    1u << DP_F_X_FORWARDED_PROTO | 1u << DP_F_X_FORWARDED_HOST | 1u << DP_F_X_FORWARDED_PORT
 };
 
 /* A field of ours, unless the route's edits have taken its place. */
@@ -275,6 +274,45 @@ const char *dp_status_reason(uint32_t status)
         if (reasons[i].status == status)
             return reasons[i].reason;
     return "";
+}
+
+static const struct refusal {
+    uint32_t status;
+    uint32_t slot;
+    const char *text;
+} refusals[] = {
+    {400, 0, "malformed request\n"},
+    {408, 1, "the request took too long\n"},
+    {413, 2, "the request body is too large\n"},
+    {414, 2, "the request target is too long\n"},
+    {417, 2, "unknown expectation\n"},
+    {431, 2, "the request head is too large\n"},
+    {404, 3, "no route\n"},
+    {421, 3, "this name is not served on this connection\n"},
+    {502, 4, "the upstream broke or refused the connection\n"},
+    {503, 5, "a limit is reached\n"},
+    {504, 6, "the upstream took too long\n"},
+    {501, 7, "not implemented\n"},
+    {505, 7, "HTTP version not supported\n"},
+};
+
+static const struct refusal *refusal_of(uint32_t status)
+{
+    static const struct refusal other = {0, 7, "error\n"};
+    for (size_t i = 0; i < DP_ARRAY_LEN(refusals); i++)
+        if (refusals[i].status == status)
+            return &refusals[i];
+    return &other;
+}
+
+const char *dp_status_text(uint32_t status)
+{
+    return refusal_of(status)->text;
+}
+
+size_t dp_status_slot(uint32_t status)
+{
+    return refusal_of(status)->slot;
 }
 
 static void two_digits(char *at, uint32_t number)

@@ -47,9 +47,8 @@ static void reset_both(dp_engine *engine, dp_conn *down)
 static void cut_short(dp_engine *engine, dp_conn *down)
 {
     const dp_exchange *exchange = &down->exchange;
-    bool ends_by_close =
-        exchange->response_framing == DP_BODY_CLOSE ||
-        (exchange->response_framing == DP_BODY_CHUNKED && exchange->minor == 0);
+    bool ends_by_close = exchange->response_framing == DP_BODY_CLOSE ||
+                         (exchange->response_framing == DP_BODY_CHUNKED && exchange->minor == 0);
     if (exchange->head_sent && ends_by_close)
         reset_both(engine, down);
     else
@@ -107,47 +106,11 @@ static void finish_exchange(dp_engine *engine, dp_conn *down)
 
 /* --- answers of our own ----------------------------------------------------------------------- */
 
-static void count_own(dp_engine *engine, uint32_t status)
-{
-    size_t index = 7;
-    switch (status) {
-    case 400:
-        index = 0;
-        break;
-    case 408:
-        index = 1;
-        break;
-    case 413:
-    case 414:
-    case 417:
-    case 431:
-        index = 2;
-        break;
-    case 404:
-    case 421:
-        index = 3;
-        break;
-    case 502:
-        index = 4;
-        break;
-    case 503:
-        index = 5;
-        break;
-    case 504:
-        index = 6;
-        break;
-    default:
-        break;
-    }
-    engine->stats->own_answers_total[index]++;
-}
-
 static void send_answer(dp_engine *engine, dp_conn *down, dp_answer *answer)
 {
     dp_exchange *exchange = &down->exchange;
     drop_upstream(engine, down, false);
-    exchange->keep_alive =
-        exchange->keep_alive && exchange->request_done && !engine->closing_idle;
+    exchange->keep_alive = exchange->keep_alive && exchange->request_done && !engine->closing_idle;
     answer->keep_alive = exchange->keep_alive;
     answer->minor = exchange->minor;
     answer->head_only = exchange->method == DP_M_HEAD;
@@ -170,30 +133,9 @@ static void send_answer(dp_engine *engine, dp_conn *down, dp_answer *answer)
 /* A one-line reason. For http problems that are the client's or an upstream's. */
 static void refuse(dp_engine *engine, dp_conn *down, uint32_t status)
 {
-    static const struct {
-        uint32_t status;
-        const char *text;
-    } texts[] = {
-        {400, "malformed request\n"},
-        {404, "no route\n"},
-        {408, "the request took too long\n"},
-        {413, "the request body is too large\n"},
-        {414, "the request target is too long\n"},
-        {417, "unknown expectation\n"},
-        {431, "the request head is too large\n"},
-        {501, "not implemented\n"},
-        {502, "the upstream broke or refused the connection\n"},
-        {503, "a limit is reached\n"},
-        {504, "the upstream took too long\n"},
-        {505, "HTTP version not supported\n"},
-    };
-    const char *text = "error\n";
-    for (size_t i = 0; i < DP_ARRAY_LEN(texts); i++)
-        if (texts[i].status == status)
-            text = texts[i].text;
-    count_own(engine, status);
-    dp_answer answer = {
-        .status = status, .body = (const uint8_t *)text, .body_len = strlen(text)};
+    const char *text = dp_status_text(status);
+    engine->stats->own_answers_total[dp_status_slot(status)]++;
+    dp_answer answer = {.status = status, .body = (const uint8_t *)text, .body_len = strlen(text)};
     send_answer(engine, down, &answer);
 }
 
@@ -272,45 +214,11 @@ void dp_http_timeout(dp_engine *engine, dp_conn *down)
 
 /* --- bodies ----------------------------------------------------------------------------------- */
 
-typedef struct body_step {
-    size_t used; /* bytes of the input */
-    size_t kept; /* bytes to forward, from where the input began */
-    bool done;
-    int failure; /* DP_OK or a negative result */
-} body_step;
-
-static body_step body_feed(uint8_t framing, uint64_t *left, dp_chunked *chunked, bool keep_framing,
-                           uint8_t *data, size_t len)
+static dp_body_step request_feed(dp_engine *engine, dp_exchange *exchange, uint8_t *data,
+                                 size_t len)
 {
-    body_step step = {.used = len, .kept = len};
-    switch (framing) {
-    case DP_BODY_LENGTH:
-        if (step.used > *left)
-            step.used = (size_t)*left;
-        step.kept = step.used;
-        *left -= step.used;
-        step.done = *left == 0;
-        break;
-    case DP_BODY_CHUNKED: {
-        int result = dp_chunked_feed(chunked, data, len, keep_framing, &step.used, &step.kept);
-        step.done = result == DP_OK;
-        if (result < 0)
-            step.failure = result;
-        break;
-    }
-    case DP_BODY_CLOSE:
-        break;
-    default: /* DP_BODY_NONE */
-        step = (body_step){.done = true};
-        break;
-    }
-    return step;
-}
-
-static body_step request_feed(dp_engine *engine, dp_exchange *exchange, uint8_t *data, size_t len)
-{
-    body_step step = body_feed(exchange->request_framing, &exchange->request_left,
-                               &exchange->request_chunked, true, data, len);
+    dp_body_step step = dp_body_feed(exchange->request_framing, &exchange->request_left,
+                                     &exchange->request_chunked, true, data, len);
     exchange->request_bytes += step.kept;
     if (step.failure == DP_OK && engine->options.max_body_bytes != 0 &&
         exchange->request_bytes > engine->options.max_body_bytes)
@@ -389,14 +297,14 @@ static void answer_route(dp_engine *engine, dp_conn *down, const dp_route *route
     send_answer(engine, down, &answer);
 }
 
-/* The upstream may just be closing the pooled connection that this went to. RFC 9110 9.2.2: an
- * idempotent request may then be repeated, so its bytes are kept until the answer begins. */
+/* The upstream may just be closing the pooled connection that this went to. A safe request may then
+ * be repeated (RFC 9112 9.3.1), so its bytes are kept until the answer begins. What may change
+ * something is never sent twice. */
 static void keep_sent(dp_engine *engine, dp_exchange *exchange, size_t head_len,
                       const uint8_t *body, size_t body_len)
 {
-    const uint32_t idempotent =
-        DP_M_GET | DP_M_HEAD | DP_M_OPTIONS | DP_M_TRACE | DP_M_PUT | DP_M_DELETE;
-    if (!exchange->request_done || (exchange->method & idempotent) == 0)
+    const uint32_t safe = DP_M_GET | DP_M_HEAD | DP_M_OPTIONS | DP_M_TRACE;
+    if (!exchange->request_done || (exchange->method & safe) == 0)
         return;
     if (dp_buffer_append(engine, &exchange->sent, engine->head_buffer, head_len) != DP_OK ||
         dp_buffer_append(engine, &exchange->sent, body, body_len) != DP_OK)
@@ -434,8 +342,7 @@ static void open_upstream(dp_engine *engine, dp_conn *down, const dp_route *rout
     iov[1].iov_len = body_len;
     exchange->upstream = route->upstream;
     dp_timer_set(engine, down,
-                 exchange->request_done ? route->request_timeout_ms
-                                        : engine->options.body_idle_ms);
+                 exchange->request_done ? route->request_timeout_ms : engine->options.body_idle_ms);
     int result = dp_upstream_open(engine, down, iov, 2);
     if (result == DP_ENOMEM)
         refuse(engine, down, 503);
@@ -471,7 +378,7 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
         refuse(engine, down, 413);
         return;
     }
-    body_step step = request_feed(engine, exchange, body, len - head->head_len);
+    dp_body_step step = request_feed(engine, exchange, body, len - head->head_len);
     if (step.failure != DP_OK) {
         refuse(engine, down, step.failure == DP_ETOOBIG ? 413 : 400);
         return;
@@ -520,8 +427,7 @@ static bool wait_for_head(dp_engine *engine, dp_conn *down, const uint8_t *data,
 static bool skip_empty_line(dp_engine *engine, dp_conn *down, uint8_t **data, size_t *len,
                             bool buffered)
 {
-    if ((down->flags & DP_C_SKIPPED) != 0 || (*data)[0] != '\r' ||
-        (*len > 1 && (*data)[1] != '\n'))
+    if ((down->flags & DP_C_SKIPPED) != 0 || (*data)[0] != '\r' || (*len > 1 && (*data)[1] != '\n'))
         return true;
     if (*len == 1) {
         (void)wait_for_head(engine, down, *data, *len, buffered);
@@ -614,7 +520,7 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
         return false;
     }
     size_t len = (size_t)got;
-    body_step step = request_feed(engine, exchange, data, len);
+    dp_body_step step = request_feed(engine, exchange, data, len);
     if (step.failure != DP_OK) {
         if (exchange->head_sent)
             cut_short(engine, down);
@@ -662,8 +568,7 @@ static bool respond_interim(dp_engine *engine, dp_conn *down, const uint8_t *dat
 }
 
 /* Forwards the head in engine->response with what came of the body. */
-static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len,
-                         bool buffered)
+static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len, bool buffered)
 {
     const dp_response_head *head = &engine->response;
     dp_exchange *exchange = &down->exchange;
@@ -676,9 +581,9 @@ static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t
     if (unframed || !exchange->request_done || engine->closing_idle)
         exchange->keep_alive = false;
     uint8_t *body = data + head->head_len;
-    body_step step =
-        body_feed(exchange->response_framing, &exchange->response_left,
-                  &exchange->response_chunked, exchange->minor != 0, body, len - head->head_len);
+    dp_body_step step =
+        dp_body_feed(exchange->response_framing, &exchange->response_left,
+                     &exchange->response_chunked, exchange->minor != 0, body, len - head->head_len);
     if (head->framing == DP_BODY_LENGTH && head->content_length == 0)
         step.done = true;
     if (step.failure != DP_OK) {
@@ -734,8 +639,8 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
         return true;
     }
     if (result == DP_OK)
-        result = dp_response_parse(data, head_len, &limits,
-                                   down->exchange.method == DP_M_HEAD, &engine->response);
+        result = dp_response_parse(data, head_len, &limits, down->exchange.method == DP_M_HEAD,
+                                   &engine->response);
     /* 101 answers an Upgrade, and none was passed on. */
     if (result != DP_OK || engine->response.status == 101) {
         dp_http_upstream_failed(engine, down, false);
@@ -769,8 +674,8 @@ static bool pump_response_body(dp_engine *engine, dp_conn *down)
         return false;
     }
     size_t len = (size_t)got;
-    body_step step = body_feed(exchange->response_framing, &exchange->response_left,
-                               &exchange->response_chunked, exchange->minor != 0, data, len);
+    dp_body_step step = dp_body_feed(exchange->response_framing, &exchange->response_left,
+                                     &exchange->response_chunked, exchange->minor != 0, data, len);
     struct iovec iov = {.iov_base = data, .iov_len = step.kept};
     if (step.failure != DP_OK) {
         dp_http_upstream_failed(engine, down, false);

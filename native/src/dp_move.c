@@ -101,8 +101,8 @@ void dp_move_withdraw(dp_engine *engine)
 
 static size_t record_size(const dp_engine *engine, const dp_conn *conn)
 {
-    return RECORD_FIXED + strlen(engine->tables.listeners[conn->listener].name) +
-           conn->client_len + conn->in.len;
+    return RECORD_FIXED + strlen(engine->tables.listeners[conn->listener].name) + conn->client_len +
+           conn->in.len;
 }
 
 static void record_write(const dp_engine *engine, const dp_conn *conn, uint8_t *at)
@@ -170,8 +170,7 @@ int dp_move_save(dp_engine *engine, uint32_t number, uint8_t *ret_records, size_
     return (int)count;
 }
 
-int dp_move_commit(dp_engine *engine, uint32_t number, const uint8_t *declined,
-                   size_t declined_len)
+int dp_move_commit(dp_engine *engine, uint32_t number, const uint8_t *declined, size_t declined_len)
 {
     DP_CHECK(engine->magic == DP_ENGINE_MAGIC);
     dp_batch *batch = batch_find(engine, number, DP_S_FROZEN);

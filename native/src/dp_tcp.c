@@ -23,8 +23,7 @@ static void end_tunnel(dp_engine *engine, dp_conn *down, bool with_reset)
 /* Gone without an end of its own: its end came, ours did not, and yet the kernel gave it up. */
 static bool is_reset(const dp_conn *conn)
 {
-    return (conn->io & (DP_IO_BROKEN | DP_IO_AT_EOF | DP_IO_SHUT)) ==
-           (DP_IO_BROKEN | DP_IO_AT_EOF);
+    return (conn->io & (DP_IO_BROKEN | DP_IO_AT_EOF | DP_IO_SHUT)) == (DP_IO_BROKEN | DP_IO_AT_EOF);
 }
 
 /* Bytes from one side to the other. 1: something moved, 0: nothing can, negative: it broke. */

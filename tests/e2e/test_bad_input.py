@@ -122,9 +122,7 @@ def test_all_findings_are_told_at_once_with_their_places(plane: Dataplane, verb:
         ("version: 1\n---\nversion: 2\n", "billing.yaml:"),
     ],
 )
-def test_what_is_no_config_is_told_with_its_place(
-    plane: Dataplane, text: str, place: str
-) -> None:
+def test_what_is_no_config_is_told_with_its_place(plane: Dataplane, text: str, place: str) -> None:
     plane.configure(text)
     told = plane.cli("run", "--app", APP, code=78)
     assert place in told.err
@@ -211,6 +209,18 @@ def test_path_too_long_for_a_socket_is_told_at_once(plane: Dataplane) -> None:
     assert "too long for a socket" in told.err
     assert "--run-dir" in told.err
     assert not run_dir.exists()
+
+
+@pytest.mark.parametrize("name", ["run_dir", "state_dir"])
+def test_folder_that_cannot_be_made_is_told(plane: Dataplane, name: str) -> None:
+    """Also for root, who may write everywhere: its place is taken by a file."""
+    plane.configure(app_config())
+    taken = plane.folder / "file"
+    taken.write_text("")
+    told = with_folders(plane, **{name: taken / "folder"}).cli("run", "--app", APP, code=1)
+    assert str(taken) in told.err
+    assert "--" + name.replace("_", "-") in told.err
+    assert "Traceback" not in told.err
 
 
 def test_app_whose_name_makes_the_path_too_long_is_told(plane: Dataplane) -> None:
@@ -300,7 +310,7 @@ def test_full_disk_while_building_is_told_and_leaves_the_store_whole(plane: Data
 @needs_root
 def test_really_full_disk_while_building(small_disk: Dataplane) -> None:
     small_disk.configure(app_config())
-    build = " ".join([*PROGRAM, *small_disk.command("build", "--app", APP)[-8:]])
+    build = " ".join([*PROGRAM, *small_disk.command("build", "--app", APP)[-9:]])
     grow = f"mount -o remount,size=64m {small_disk.state_dir}"
     script = f'{build}; echo "exit $?"; {grow} && {build}; echo "exit $?"'
     ran = subprocess.run(

@@ -143,8 +143,8 @@ def test_worker_runs_its_image_with_the_package_gone(apart: Dataplane, installed
         client.get()
         assert apart.swap(newer)["connections"]["moved_idle"] == 1
         assert client.get().body == b"newer"
-    claim_own_code(apart, installed, "d2:")
     eventually(lambda: len(apart.zygote_pids()) == 1)  # the former version's has nothing to do
+    claim_own_code(apart, installed, "d2:")
 
 
 def claim_own_code(plane: Dataplane, installed: Path, name: str) -> None:

@@ -16,9 +16,7 @@ from tests.support.dataplane import Dataplane, app_config, children, eventually,
 from tests.support.origin import Origin, answering
 from tests.support.wire import Wire
 
-ALL_SEALS: Final = (
-    fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-)
+ALL_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 # What a worker may hold beyond its standard three: no file, and nothing that could reach one.
 KINDS: Final = re.compile(
     r"socket:\[\d+\]|pipe:\[\d+\]|anon_inode:\[(eventpoll|eventfd|timerfd|pidfd)\]"
@@ -61,9 +59,8 @@ def test_every_worker_is_sealed(plane: Dataplane) -> None:
 
 def claim_sealed(plane: Dataplane) -> None:
     """Every worker, as soon as all serve."""
-    workers = eventually(
-        lambda: all(one["state"] == "serving" for one in plane.workers()) and plane.workers()
-    )
+    eventually(lambda: all(one["state"] == "serving" for one in plane.workers()))
+    workers = plane.workers()
     assert len(workers) == 2
     for worker in workers:
         seen = status(worker["pid"])

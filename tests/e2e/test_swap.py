@@ -7,7 +7,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -42,7 +42,7 @@ NOTHING: Final = dict.fromkeys(
 )
 
 
-def images(plane: Dataplane, port: int, **more: object) -> tuple[str, str]:
+def images(plane: Dataplane, port: int, **more: Any) -> tuple[str, str]:
     """Two built images that differ in their mark; the first one serves."""
     green = plane.build(app_config(port, mark="green", **more))
     plane.configure(app_config(port, mark="blue", **more))
@@ -166,7 +166,7 @@ def test_connection_that_never_asked_anything_moves(plane: Dataplane) -> None:
 
 def test_partly_read_head_moves_with_its_bytes(plane: Dataplane) -> None:
     with Origin(answering(b"whole")) as origin:
-        blue, green = images(plane, origin.port)
+        _, green = images(plane, origin.port)
         with Wire.connect(plane.address()) as client:
             client.get()
             whole = request("/late", "x-first: 1", "x-second: 2")
@@ -199,7 +199,7 @@ def test_every_byte_of_a_head_may_be_the_last_before_a_swap(plane: Dataplane) ->
 
 def test_pipelined_requests_are_all_answered_once_and_in_order(plane: Dataplane) -> None:
     with Origin(holding(b"done")) as origin:
-        blue, green = images(plane, origin.port)
+        _, green = images(plane, origin.port)
         with Wire.connect(plane.address()) as client:
             client.send(request("/held") + request("/second") + request("/third"))
             origin.wait_asked()
@@ -218,7 +218,7 @@ def test_pipelined_requests_are_all_answered_once_and_in_order(plane: Dataplane)
 
 def test_request_under_way_finishes_on_blue_and_then_moves(plane: Dataplane) -> None:
     with Origin(holding(b"slow")) as origin:
-        blue, green = images(plane, origin.port)
+        _, green = images(plane, origin.port)
         with Wire.connect(plane.address()) as client:
             client.send(request("/held"))
             origin.wait_asked()
@@ -236,7 +236,7 @@ def test_request_under_way_finishes_on_blue_and_then_moves(plane: Dataplane) -> 
 
 def test_request_body_still_coming_finishes_on_blue_and_then_moves(plane: Dataplane) -> None:
     with Origin(answering(b"took it")) as origin:
-        blue, green = images(plane, origin.port)
+        _, green = images(plane, origin.port)
         with Wire.connect(plane.address()) as client:
             client.send(request("/up", "content-length: 10", method="POST") + b"first")
             eventually(lambda: origin.accepts == 1)
@@ -350,7 +350,7 @@ def test_swap_during_a_drain_supersedes_it(plane: Dataplane) -> None:
 
 def test_wait_for_the_switch_returns_while_blue_drains(plane: Dataplane) -> None:
     with Origin(holding(b"slow")) as origin:
-        blue, green = images(plane, origin.port)
+        _, green = images(plane, origin.port)
         with Wire.connect(plane.address()) as busy:
             busy.send(request("/held"))
             origin.wait_asked()
@@ -368,7 +368,7 @@ def test_wait_for_the_switch_returns_while_blue_drains(plane: Dataplane) -> None
 
 def test_upstream_down_stops_neither_start_nor_swap(plane: Dataplane) -> None:
     port = unused_port()
-    blue, green = images(plane, port)
+    _, green = images(plane, port)
     with Wire.connect(plane.address()) as client:
         assert client.get().status in (502, 503)
         assert plane.swap(green)["outcome"] == "swapped"

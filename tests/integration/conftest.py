@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from dataplane.engine.engine import TRANSPORT_PLAIN, TRANSPORT_TRICKLE
 from dataplane.model.spec import AppSpec
 from tests.support.engine import Proxy, app
-from tests.support.upstream import Script, Upstream, echo
+from tests.support.upstream import Script, Upstream, echo, refusing
 
 
 @pytest.fixture(params=[TRANSPORT_PLAIN, TRANSPORT_TRICKLE], ids=["plain", "trickle"])
@@ -26,6 +27,12 @@ def stack() -> Iterator[ExitStack]:
     """Whatever a test opens, closed in the reverse order."""
     with ExitStack() as opened:
         yield opened
+
+
+@pytest.fixture
+def dead(stack: ExitStack) -> Callable[[], int]:
+    """Gives a port that refuses every connection."""
+    return lambda: refusing(stack.enter_context(socket.socket()))
 
 
 @pytest.fixture

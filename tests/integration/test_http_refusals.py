@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.client import Answer
 from tests.support.engine import Proxy, app, route
-from tests.support.upstream import Upstream, dead_port
+from tests.support.upstream import Upstream
 
 START = Callable[..., Proxy]
 SERVE = Callable[..., Upstream]
@@ -116,8 +116,8 @@ def test_a_refusal_survives_a_client_that_still_sends(
         assert client.ends()
 
 
-def test_each_status_is_counted(proxy: START) -> None:
-    running = proxy(spec=app([dead_port()], routes=[route("/up"), route("/r", respond=(200, "x"))]))
+def test_each_status_is_counted(proxy: START, dead: Callable[[], int]) -> None:
+    running = proxy(spec=app([dead()], routes=[route("/up"), route("/r", respond=(200, "x"))]))
     with running.client() as client:
         check_own(client.get("/nowhere"), 404)
         check_own(client.get("/up"), 502)
@@ -180,8 +180,8 @@ def test_beyond_the_connection_limit_503_comes_through_and_the_rest_goes_on(
     second.close()
 
 
-def test_a_head_method_gets_no_body_from_us(proxy: START) -> None:
-    running = proxy(spec=app([dead_port()]))
+def test_a_head_method_gets_no_body_from_us(proxy: START, dead: Callable[[], int]) -> None:
+    running = proxy(spec=app([dead()]))
     with running.client() as client:
         for _ in range(2):
             answer = client.get(method="HEAD")

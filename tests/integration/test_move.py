@@ -102,6 +102,7 @@ def test_request_in_flight_finishes_on_blue_and_then_moves(tmp_path: Path) -> No
             one.send(request())
             await held.asked.wait()
             await rig.swap(blue, green)
+            assert await blue.state() == "draining"
             held.released.set()
             assert await one.answer() == b"held"
             drained = await blue.hear(messages.Drained)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -15,7 +17,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.support.dataplane import APP, Dataplane, app_config, eventually, wait_gone
+from tests.support.dataplane import APP, Dataplane, app_config, children, eventually, wait_gone
 from tests.support.origin import Origin, holding
 from tests.support.wire import Wire, request
 
@@ -287,4 +289,19 @@ def test_one_app_that_fails_stops_no_other_at_up(plane: Dataplane) -> None:
     assert "app=billing" in plane.start("up")
     assert body_at(plane) == b"blue"
     assert "broken.yaml:2:1: unknown key 'nonsense'" in plane.log()
-    assert plane.call("GET", "/readyz").status == 503
+    ready = plane.call("GET", "/readyz")
+    assert (ready.status, ready.body["not_serving"]) == (200, ["broken"])
+
+
+def test_end_that_is_asked_for_during_a_build_waits_for_no_build(plane: Dataplane) -> None:
+    plane.configure(app_config())
+    plane.configure(app_config(app="shop"))
+    plane.start()
+    swap = plane.later(plane.call, "PUT", "/v1/apps/shop")
+    builder = eventually(lambda: set(children(plane.pid)) - set(plane.zygote_pids())).pop()
+    os.kill(builder, signal.SIGSTOP)
+    plane.signal(signal.SIGTERM)
+    assert plane.wait_end(5) == 0
+    wait_gone(builder)
+    with contextlib.suppress(http.client.HTTPException, OSError):
+        assert swap.result(5).status == 502

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from dataplane.control import messages
-from dataplane.control.channel import Channel
 from dataplane.control.stats import Stats, StatsPage
 from dataplane.system.process import signal_pidfd
 from dataplane.system.sockets import connect_packet_socket
 from dataplane.worker.faults import CRASH_STATUS
+from tests.support.channel import Channel
 from tests.support.rig import (
     IMAGE,
     HeldUpstream,
@@ -64,9 +64,7 @@ def test_worker_accepts_nothing_before_it_is_told_to(tmp_path: Path) -> None:
             await worker.ready()
             async with client(rig.port) as one:
                 one.send(request())
-                await worker.channel.send(messages.Ask())
-                identity = await worker.hear(messages.Identity)
-                assert identity.state == "ready"
+                assert await worker.state() == "ready"
                 assert stats_of(worker).connections_total == 0
                 await worker.serve()
                 assert await one.answer() == b"ok"
@@ -92,8 +90,7 @@ def test_drain_without_a_successor_lets_the_request_in_flight_finish(tmp_path: P
                 one.send(request())
                 await held.asked.wait()
                 await worker.channel.send(messages.Drain(deadline_ms=5000))
-                await worker.channel.send(messages.Ask())
-                assert (await worker.hear(messages.Identity)).state == "draining"
+                assert await worker.state() == "draining"
                 held.released.set()
                 assert await one.answer() == b"held"
             drained = await worker.hear(messages.Drained)

@@ -28,8 +28,12 @@ class Client(Wire):
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.settimeout(SECONDS)
-        sock.connect(("127.0.0.1", port))
-        super().__init__(sock)
+        try:
+            sock.connect(("127.0.0.1", port))
+            super().__init__(sock)
+        except OSError:
+            sock.close()
+            raise
 
     def __enter__(self) -> Client:
         return self

@@ -257,8 +257,10 @@ class Dataplane:
         body = {**wish, **({"image": image} if image else {})}
         return self.call("POST", f"/v1/apps/{app}/swap?wait={wait}", body)
 
-    def later(self, what: Callable[..., _T], *args: Any, **more: Any) -> concurrent.futures.Future[_T]:
-        """The same in a thread: its result is waited for, at most `SECONDS`, by whoever wants it."""
+    def later(
+        self, what: Callable[..., _T], *args: Any, **more: Any
+    ) -> concurrent.futures.Future[_T]:
+        """The same in a thread of its own."""
         return self._threads.submit(what, *args, **more)
 
     def event(self, name: str, **fields: Any) -> Json:
@@ -352,7 +354,7 @@ def _dead_below(root: int) -> list[int]:
     return [pid for pid in descendants(root) if process_state(pid) == "Z"]
 
 
-def eventually(holds: Callable[[], _T], seconds: float = SECONDS) -> _T:
+def eventually(holds: Callable[[], _T | None], seconds: float = SECONDS) -> _T:
     """Waits for what nobody tells: looks again and again, and returns what is true at last."""
     pause = threading.Event()
     give_up = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""The strict load generator and its upstream, as contexts: every line they tell is read as it comes.
+"""The strict load generator and its upstream, as contexts.
 
 dp_load never opens a connection in place of one that broke, so what it calls "0 failed" and how
 many connects it counts mean what they say (see tests/integration/test_load.py).

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import socket
 import struct
@@ -85,6 +86,8 @@ class Origin:
         """The next request with its body. Raises `Ended`."""
         start, fields = peer.head()
         asked = Asked(start=start, fields=fields)
+        if asked.values("expect"):
+            peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         for length in asked.values("content-length"):
             peer.exactly(int(length))
         if asked.values("transfer-encoding"):
@@ -110,7 +113,7 @@ class Origin:
             with self._lock:
                 self.accepts += 1
                 self._open.add(sock)
-            self._start(lambda sock=sock: self._serve(sock))
+            self._start(functools.partial(self._serve, sock))
 
     def _serve(self, sock: socket.socket) -> None:
         peer = Wire(sock)

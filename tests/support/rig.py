@@ -9,9 +9,10 @@ import os
 import signal
 import socket
 import sys
+import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from types import TracebackType
+from types import TracebackType, UnionType
 from typing import Final, TypeVar
 
 import _cffi_backend
@@ -19,11 +20,12 @@ import uvloop
 
 import dataplane
 from dataplane.control import messages
-from dataplane.control.channel import Channel, Envelope
+from dataplane.control.channel import Envelope
 from dataplane.model.spec import AppSpec
 from dataplane.system.memfd import sealed_memfd, shared_memfd
 from dataplane.system.process import Child, ended, signal_pidfd, spawn
 from dataplane.system.sockets import bind_first, bind_packet_socket, packet_pair
+from tests.support.channel import Channel
 
 SECONDS: Final = 10.0
 IMAGE: Final = "sha256:" + "0" * 64
@@ -52,16 +54,31 @@ class Living:
     channel: Channel
     control_path: Path
     stats_fd: int
+    aside: list[messages.Message] = dataclasses.field(default_factory=list)
 
     async def hear(self, kind: type[_M]) -> _M:
-        """Its next message, which must be of this kind."""
-        return await hear(self.channel, kind)
+        """Its next message of this kind. `Receiving` and `Received` of several moves may cross."""
+        for message in self.aside:
+            if isinstance(message, kind):
+                self.aside.remove(message)
+                return message
+        while True:
+            message = await hear(self.channel, messages.Message)
+            if isinstance(message, kind):
+                return message
+            assert isinstance(message, messages.Receiving | messages.Received), message
+            self.aside.append(message)
 
     async def ready(self) -> messages.Ready:
         return await self.hear(messages.Ready)
 
     async def failed(self) -> messages.Failed:
         return await self.hear(messages.Failed)
+
+    async def state(self) -> str:
+        """What it says that it is doing."""
+        await self.channel.send(messages.Ask())
+        return (await self.hear(messages.Identity)).state
 
     async def serve(self) -> None:
         await self.channel.send(messages.Serve())
@@ -75,13 +92,13 @@ class Living:
         signal_pidfd(self.pidfd, signal.SIGKILL)
 
 
-async def hear(channel: Channel, kind: type[_M]) -> _M:
+async def hear(channel: Channel, kind: type[_M] | UnionType) -> _M:
     """The next message on a channel, which must be of this kind and bring no descriptor."""
     envelope = await next_of(channel)
-    assert envelope is not None, f"end-of-file where {kind.__name__} was due"
+    assert envelope is not None, f"end-of-file where {kind} was due"
     envelope.close_fds()
     assert isinstance(envelope.message, kind), envelope.message
-    return envelope.message
+    return typing.cast(_M, envelope.message)
 
 
 async def next_of(channel: Channel) -> Envelope | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import queue
 import socket
 import struct
@@ -236,7 +237,7 @@ class Upstream:
         except (Ended, ConnectionError):
             pass
         except OSError as error:
-            if peer.sock.fileno() != -1:
+            if peer.sock.fileno() != -1 and error.errno != errno.ENOTCONN:
                 self._failures.append(error)
         except BaseException as error:  # noqa: BLE001 - told to the test
             self._failures.append(error)
@@ -249,9 +250,8 @@ def dawdle(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-def dead_port() -> int:
-    """A port of 127.0.0.1 that refuses: it was bound a moment ago, and nobody listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+def refusing(sock: socket.socket) -> int:
+    """A port of 127.0.0.1 that refuses, as long as the socket lives: bound, but not listened at."""
+    sock.bind(("127.0.0.1", 0))
+    port: int = sock.getsockname()[1]
+    return port

@@ -22,7 +22,8 @@ GIVE_UP = (Action.KILL_GREEN, *END)
 
 def roll(*events: Event) -> tuple[Phase, tuple[Action, ...]]:
     """Where the events lead from the start, and what the last one has done."""
-    phase, actions = START, ()
+    phase = START
+    actions: tuple[Action, ...] = ()
     for event in events:
         phase, actions = step(TRANSITIONS, phase, event)
     return phase, actions

@@ -23,7 +23,8 @@ def image(number: int) -> Digest:
 
 
 def wanted(path: Path, lines: list[str] | None = None) -> Wanted:
-    return Wanted(path, Events(SystemClock(), [].append if lines is None else lines.append))
+    told: list[str] = [] if lines is None else lines
+    return Wanted(path, Events(SystemClock(), told.append))
 
 
 def keep(entries: Wanted, change: Callable[[], None]) -> None:
