@@ -174,6 +174,7 @@ def ps_text(
                 code = _COLOURS.get(row[column].split(" ")[0], _DRAINING_COLOUR)
                 cells[column] = f"\x1b[{code}m{cells[column]}\x1b[0m"
         lines.append("  ".join(cells).rstrip())
+    lines += [f"{app['app']}: {app['error']}" for app in apps if app.get("error")]
     return "\n".join(lines)
 
 

@@ -18,7 +18,8 @@ from typing import Final
 import dataplane
 from dataplane.cli.folders import find_folders
 from dataplane.model.errors import ConfigError, Finding, ImageError
-from dataplane.model.names import AppName
+from dataplane.model.names import AppName, Digest
+from dataplane.model.spec import AppSpec
 
 EX_OK: Final = 0
 EX_FAILED: Final = 1
@@ -38,7 +39,13 @@ def add_verbs(
         "Stdout is the digest and nothing else; the same inputs give the same digest.",
         epilog="example: dataplane build --app billing",
     )
-    build.add_argument("--app", required=True, metavar="NAME", help="the app to build")
+    which = build.add_mutually_exclusive_group(required=True)
+    which.add_argument("--app", metavar="NAME", help="the app to build")
+    which.add_argument("--all", action="store_true", help="all apps; a line each: digest, app")
+    # For the supervisor, which proves each image before it starts: what is listed is not looked at.
+    build.add_argument("--known", action="store_true", help=argparse.SUPPRESS)
+    # For the supervisor, too: the spec of a stored image, whose ABI this host has not any more.
+    build.add_argument("--rebuild", metavar="DIGEST", help=argparse.SUPPRESS)
     build.set_defaults(run=run_build)
 
     validate = verbs.add_parser(
@@ -64,17 +71,32 @@ def add_verbs(
 
 
 def run_build(args: argparse.Namespace) -> int:
-    """Builds one image; 78 for findings, 1 for a store that cannot be written."""
-    from dataplane.image.build import build_image
+    """Builds one image, or all; 78 for findings, 1 for a store that cannot be written."""
+    if args.all:
+        return _build_all(args)
+    from dataplane.cli.keys import ensure_keys
+    from dataplane.image.apps import app_file
+    from dataplane.image.build import build_signed
     from dataplane.image.config import load_app
+    from dataplane.image.provenance import provenance_from, rebuilt_from
     from dataplane.image.store import Store
+    from dataplane.system.clock import SystemClock
 
     folders = find_folders(args)
     started = time.monotonic()
     try:
-        spec = load_app(folders.config, AppName(args.app), os.environ)
-        store = Store.open(folders.state)
-        digest = build_image(store, spec, package_root())
+        app = AppName(args.app)
+        now = SystemClock().now()
+        if args.rebuild is not None:
+            store = Store.open(folders.state)
+            keys = ensure_keys(folders)
+            spec, source = rebuilt_from(store, keys, app, Digest(args.rebuild), now)
+        else:
+            spec = load_app(folders.config, app, os.environ)
+            store = Store.open(folders.state)
+            keys = ensure_keys(folders)
+            source = provenance_from(folders.config, [app_file(folders.config, app)], now)
+        digest = build_signed(store, keys, spec, package_root(), source)
         image = store.image(digest)
     except ConfigError as error:
         if args.json:  # whoever asked for facts gets the findings as such
@@ -99,6 +121,48 @@ def run_build(args: argparse.Namespace) -> int:
     else:
         print(digest)
     return EX_OK
+
+
+def _build_all(args: argparse.Namespace) -> int:
+    """A broken file costs no other app its image."""
+    from dataplane.cli.keys import ensure_keys
+    from dataplane.image.apps import app_file
+    from dataplane.image.batch import build_all
+    from dataplane.image.build import build_signed
+    from dataplane.image.provenance import provenance_from
+    from dataplane.image.store import Store
+    from dataplane.system.clock import SystemClock
+
+    folders = find_folders(args)
+    root = package_root()
+    now = SystemClock().now()
+
+    def build(spec: AppSpec) -> Digest:
+        file = app_file(folders.config, AppName(spec.app))
+        source = provenance_from(folders.config, [file], now)
+        return build_signed(store, ensure_keys(folders), spec, root, source)
+
+    try:
+        store = Store.open(folders.state)
+        batch = build_all(store, folders.config, os.environ, root, build, take_known=args.known)
+    except ConfigError as error:
+        if not args.json:
+            raise
+        print(json.dumps({"findings": [dataclasses.asdict(one) for one in error.findings]}))
+        return EX_CONFIG
+    if args.json:
+        print(json.dumps(dataclasses.asdict(batch)))
+    for one in () if args.json else batch.apps:
+        if one.image is not None:
+            print(f"{one.image}  {one.app}")
+        elif one.error is not None:
+            print(f"dataplane: {one.app}: {one.error}", file=sys.stderr)
+    findings = (*batch.findings, *(finding for one in batch.apps for finding in one.findings))
+    for finding in () if args.json else findings:
+        print(finding, file=sys.stderr)
+    if any(one.error is not None for one in batch.apps):
+        return EX_FAILED
+    return EX_CONFIG if findings else EX_OK
 
 
 def run_validate(args: argparse.Namespace) -> int:

@@ -27,16 +27,22 @@ MODULES: Final = {
     "swap": "swap",
     "rollback": "swap",
     "stop": "swap",
+    "history": "history",
+    "plan": "plan",
+    "apply": "plan",
+    "diff": "plan",
     "ps": "facts",
     "events": "facts",
     "version": "facts",
     "build": "image",
     "validate": "image",
     "schema": "image",
+    "keys": "keys",
+    "image": "store",
     "demo": "demo",
 }
 NOT_YET: Final = (
-    "plan", "apply", "history", "image", "diff", "logs", "top", "keys", "supervisor",
+    "logs", "top", "supervisor",
 )  # fmt: skip
 
 

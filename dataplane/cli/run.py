@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dataplane.cli.folders import Folders, find_folders
+from dataplane.cli.keys import ensure_keys
 from dataplane.model.errors import ControlError, LaunchError
 from dataplane.model.names import APP_NAME, AppName
 
@@ -154,6 +155,8 @@ def _app_name(text: str) -> AppName:
 def _start(
     args: argparse.Namespace, folders: Folders, apps: tuple[AppName, ...], *, build: bool
 ) -> int:
+    if not args.detached:  # else whoever started us has told it
+        ensure_keys(folders)
     if args.detach:
         return _start_detached(args, folders)
     from dataplane.supervisor.heartbeat import HANG_SECONDS

@@ -35,7 +35,8 @@ def add_verbs(
         "rollback",
         parents=[common],
         help="swap back to the image that served before",
-        description="Swaps to the image that served before the present one, or to the named one.",
+        description="Swaps to the image that served before the present one, or to the named one "
+        "(its digest, or the first digits of it); it must be in the store.",
         epilog="example: dataplane rollback --app billing",
     )
     rollback.add_argument("--app", required=True, metavar="NAME")

@@ -66,6 +66,14 @@ class ForkFailed:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stale:
+    """zygote to supervisor, instead of a fork: what it has mapped is no longer what is on disk."""
+
+    request: int
+    files: tuple[str, ...]  # the first few of them
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Exited:
     """zygote to supervisor: a worker was reaped. `status` is as of waitpid(2)."""
 
@@ -187,6 +195,7 @@ Message: TypeAlias = (
     | Fork
     | Forked
     | ForkFailed
+    | Stale
     | Exited
     | Ready
     | Failed
@@ -205,8 +214,8 @@ Message: TypeAlias = (
 _KINDS: Final[dict[str, Any]] = {
     kind.__name__: kind
     for kind in (
-        ZygoteHello, Fork, Forked, ForkFailed, Exited, Ready, Failed, Serve, Serving, Receive,
-        Receiving, Received, Drain, Drained, End, Ask, Identity,
+        ZygoteHello, Fork, Forked, ForkFailed, Stale, Exited, Ready, Failed, Serve, Serving,
+        Receive, Receiving, Received, Drain, Drained, End, Ask, Identity,
     )
 }  # fmt: skip
 

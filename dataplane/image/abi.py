@@ -24,6 +24,10 @@ class Abi:
         """Canonical, as the image's config blob holds it."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":")).encode()
 
+    def text(self) -> str:
+        """As people are told it."""
+        return f"{self.interpreter} on {self.platform} (messages {self.messages})"
+
     @staticmethod
     def from_json(content: bytes) -> Abi:
         """Raises `SpecError` for anything else."""

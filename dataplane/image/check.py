@@ -130,7 +130,8 @@ class _Telling:
         elif error.validator == "required":
             self._missing(place, instance, error)
         elif error.validator == "oneOf":
-            self._one_of(place, instance)
+            if isinstance(instance, dict):  # what is no mapping at all is told as that
+                self._one_of(place, instance)
         elif place not in self._told:
             self._told.add(place)
             self.faulty.add(place)

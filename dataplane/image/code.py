@@ -37,8 +37,8 @@ _TESTS: Final = frozenset({"_testbase.py"})
 
 _SUFFIXES: Final = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 _VERSION: Final = re.compile(r"^__version__ = \"([^\"]+)\"$", re.MULTILINE)
-_MAX_MEMBERS: Final = 2000
-_MEMBER_NAME: Final = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z0-9_.-]*")
+MAX_MEMBERS: Final = 2000
+MEMBER_NAME: Final = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def code_files(package_root: Path) -> dict[str, Path]:
@@ -123,7 +123,7 @@ def unpack_code(store: Store, state_dir: Path, code_layer: Digest) -> Path:
     if tree.is_dir():
         return tree
     content = store.get(code_layer)
-    members = dict(_members(content, code_layer))
+    members = dict(layer_members(content, code_layer))
     try:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         with locked(state_dir / "code.lock"):
@@ -192,18 +192,18 @@ def _blob_identity(store: Store, layer: Digest) -> list[int]:
     return [told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns]
 
 
-def _members(content: bytes, layer: Digest) -> Iterator[tuple[str, bytes]]:
+def layer_members(content: bytes, layer: Digest) -> Iterator[tuple[str, bytes]]:
     """Every file of the layer. Raises `ImageError` for anything but plain files at plain names."""
     seen = set()
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             for member in tar:
                 name = member.name
-                if not member.isreg() or _MEMBER_NAME.fullmatch(name) is None or name in seen:
+                if not member.isreg() or MEMBER_NAME.fullmatch(name) is None or name in seen:
                     raise ImageError(f"code layer {layer} has an unsafe member {name!r}")
                 seen.add(name)
-                if len(seen) > _MAX_MEMBERS:
-                    raise ImageError(f"code layer {layer} has more than {_MAX_MEMBERS} members")
+                if len(seen) > MAX_MEMBERS:
+                    raise ImageError(f"code layer {layer} has more than {MAX_MEMBERS} members")
                 file = tar.extractfile(member)
                 assert file is not None  # a regular file has content
                 yield name, file.read()

@@ -48,7 +48,7 @@ from dataplane.model.spec import (
     UpstreamSpec,
 )
 
-__all__ = ["app_names", "app_schema", "check_files", "load_app"]
+__all__ = ["app_names", "app_schema", "check_files", "folder_findings", "load_app"]
 
 _SCHEMA: Final = app_schema()
 _BODILESS: Final = (204, 304)
@@ -86,6 +86,17 @@ def check_files(
         findings += read.findings
         findings += _between(read, reads)
         reads.append(read)
+    return tuple(findings)
+
+
+def folder_findings(config_dir: Path) -> tuple[Finding, ...]:
+    """What is wrong with the folder itself; its files are named, and none is opened."""
+    files, findings = _files_of(config_dir)
+    for path in files:
+        try:
+            app_name(path.stem)
+        except Unfit as unfit:
+            findings.append(_of_file(str(path), unfit.message, unfit.hint))
     return tuple(findings)
 
 

@@ -6,11 +6,17 @@ import contextlib
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 TEMPORARY: Final = ".new-"  # how the names of unfinished files and folders begin
+
+# A file that was written to within the same tick of the kernel's clock for files looks unwritten.
+SETTLED_NS: Final = 20_000_000
+
+FileIdentity: TypeAlias = tuple[int, ...]
 
 
 def write_atomically(path: Path, content: bytes, mode: int) -> None:
@@ -44,11 +50,36 @@ def sync_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the lock file, waiting for whoever holds it; the kernel frees it if we die."""
+def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Holds the lock file, waiting for whoever holds it; the kernel frees it if we die. Those who
+    hold it shared keep out only who wants it alone."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
     finally:
         os.close(fd)
+
+
+# --- noticing that a file is another -----------------------------------------------------------
+
+
+def file_identity(path: Path) -> FileIdentity:
+    """Changes whenever the file does, be it replaced or written to. Raises OSError.
+
+    The last of it is the time of its last change, which nobody but root can set back.
+    """
+    told = os.lstat(path)
+    return (
+        told.st_mode, told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns,
+    )  # fmt: skip
+
+
+def file_clock() -> int:
+    """The clock that the kernel stamps files with, a tick ahead of it at most."""
+    return time.clock_gettime_ns(time.CLOCK_REALTIME)
+
+
+def is_settled(identity: FileIdentity, begun: int) -> bool:
+    """Whether a later change would show: of what was read at `begun`, by the same clock."""
+    return begun - identity[-1] > SETTLED_NS

@@ -6,6 +6,8 @@ whoever else can open the socket may read.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,15 +18,17 @@ from typing import Any, Final, TypeAlias
 
 import dataplane
 from dataplane.control.http import Request, Response, json_response, problem
+from dataplane.image.listing import NoSuchImage
 from dataplane.model.errors import ConfigError, ControlError, DataplaneError, ImageError
 from dataplane.model.ledger import Ledger
 from dataplane.model.names import APP_NAME, DIGEST, AppName, Digest
 from dataplane.model.spec import SpecError, decode
 from dataplane.supervisor.desk import Desk, NoSuchApp, NotNow, Standing
 from dataplane.supervisor.events import Events
-from dataplane.supervisor.fleet import Fleet, Rollout, Wish
+from dataplane.supervisor.fleet import Caller, Fleet, Rollout, Wish
 from dataplane.supervisor.metrics import metrics_text
 from dataplane.supervisor.openapi import Operation, document
+from dataplane.supervisor.planning import Planning
 from dataplane.supervisor.rollouts import SwapUnderWay
 
 _Call: TypeAlias = Callable[["Api", Request, dict[str, str]], Awaitable[Response]]
@@ -52,6 +56,18 @@ _NOTHING_ASKED: Final[dict[str, Any]] = {
 }
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AskedPlan:
+    """The body of a plan or an apply; every key may be left out."""
+
+    config_dir: str | None
+    environment: dict[str, str] | None
+    plan: str | None  # an apply's: the name of the plan that is to be done, or nothing
+
+
+_NO_PLAN_ASKED: Final[dict[str, Any]] = {"config_dir": None, "environment": None, "plan": None}
+
+
 class BadRequest(ControlError):
     """What was sent cannot be understood."""
 
@@ -63,12 +79,14 @@ class Api:
         self,
         *,
         desk: Desk,
+        planning: Planning,
         fleet: Fleet,
         events: Events,
         default_wish: Wish,
         allow_faults: bool,
     ) -> None:
         self._desk, self._fleet, self._events = desk, fleet, events
+        self._planning = planning
         self._default_wish = default_wish
         self._allow_faults = allow_faults
 
@@ -91,6 +109,8 @@ class Api:
             return problem(404, str(error))
         except (SwapUnderWay, NotNow) as error:
             return problem(409, str(error))
+        except ConfigError as error:
+            return problem(422, str(error), findings=_findings(error))
         except (BadRequest, ImageError) as error:
             return problem(422, str(error))
         except DataplaneError as error:
@@ -99,28 +119,36 @@ class Api:
     # --- apps ---------------------------------------------------------------------------------
 
     async def apps(self, request: Request, names: dict[str, str]) -> Response:
-        return json_response({"apps": [self._desk.report(app) for app in self._desk.names()]})
+        reports = []
+        for app in self._desk.names():
+            with contextlib.suppress(NoSuchApp):  # removed meanwhile
+                reports.append(self._desk.report(app))
+            # The kernel adds up a worker's memory for half a millisecond: of a hundred apps that
+            # is more than a swap should ever wait.
+            await asyncio.sleep(0)
+        return json_response({"apps": reports})
 
     async def app(self, request: Request, names: dict[str, str]) -> Response:
         return json_response(self._desk.report(_app(names)))
 
     async def put(self, request: Request, names: dict[str, str]) -> Response:
-        rolling = self._desk.start(_app(names), self._wish(request))
+        rolling = self._desk.start(_app(names), self._wish(request, "run"))
         return await self._outcome(request, rolling)
 
     async def swap(self, request: Request, names: dict[str, str]) -> Response:
-        rolling = self._desk.swap(_app(names), self._wish(request))
+        rolling = self._desk.swap(_app(names), self._wish(request, "swap"))
         return await self._outcome(request, rolling)
 
     async def rollback(self, request: Request, names: dict[str, str]) -> Response:
-        wish = self._wish(request)
-        rolling = self._desk.rollback(_app(names), wish.image, wish)
+        image = _asked(request.body).image
+        wish = self._wish(request, "rollback", named=False)
+        rolling = await self._desk.rollback(_app(names), image, wish)
         return await self._outcome(request, rolling)
 
     async def stop(self, request: Request, names: dict[str, str]) -> Response:
-        self._wish(request)
+        wish = self._wish(request, "stop")
         app = _app(names)
-        await self._desk.stop(app, for_good=True)
+        await self._desk.stop(app, for_good=True, caller=wish.caller)
         return json_response(self._desk.report(app))
 
     async def _outcome(self, request: Request, rolling: Rollout) -> Response:
@@ -131,23 +159,25 @@ class Api:
             ledger = await self._desk.ended(rolling)
         return _told(ledger, rolling.error)
 
-    def _wish(self, request: Request) -> Wish:
+    async def history(self, request: Request, names: dict[str, str]) -> Response:
+        app = _app(names)
+        return json_response({"app": app, "history": await self._desk.history(app)})
+
+    def _wish(self, request: Request, verb: str, *, named: bool = True) -> Wish:
+        """`named`: an image is named by its whole digest, or not at all."""
         asked = _asked(request.body)
+        if not named:
+            asked = dataclasses.replace(asked, image=None)
         if request.query.get("wait") not in (None, "switch", "gone"):
             raise BadRequest("wait may be switch or gone")
         if (asked.faults or asked.seal_without) and not self._allow_faults:
             raise BadRequest("faults are not allowed here")
         if asked.image is not None and DIGEST.fullmatch(asked.image) is None:
             raise BadRequest(f"{asked.image!r} is not a digest: sha256: and 64 hex digits")
-        config_dir = self._default_wish.config_dir
-        if asked.config_dir is not None:
-            config_dir = Path(asked.config_dir)
-            if not config_dir.is_absolute():
-                raise BadRequest("config_dir is not an absolute path")
-        environment = self._default_wish.environment
-        if asked.environment is not None:
-            environment = tuple(asked.environment.items())
+        config_dir, environment = self._sources(asked.config_dir, asked.environment)
         return Wish(
+            verb=verb,
+            caller=Caller(uid=request.peer.uid, pid=request.peer.pid),
             image=None if asked.image is None else Digest(asked.image),
             force=asked.force,
             config_dir=config_dir,
@@ -155,6 +185,53 @@ class Api:
             faults=asked.faults,
             seal_without=asked.seal_without,
         )
+
+    # --- the config folder --------------------------------------------------------------------
+
+    async def plan(self, request: Request, names: dict[str, str]) -> Response:
+        asked = _asked_plan(request.body)
+        if asked.plan is not None:
+            raise BadRequest("a plan is named where it is applied")
+        wish = self._config_wish(request, asked, "plan")
+        return json_response((await self._planning.plan(wish)).to_json())
+
+    async def apply(self, request: Request, names: dict[str, str]) -> Response:
+        asked = _asked_plan(request.body)
+        wish = self._config_wish(request, asked, "apply")
+        return json_response((await self._planning.apply(wish, asked.plan)).to_json())
+
+    def _config_wish(self, request: Request, asked: AskedPlan, verb: str) -> Wish:
+        config_dir, environment = self._sources(asked.config_dir, asked.environment)
+        return Wish(
+            verb=verb,
+            caller=Caller(uid=request.peer.uid, pid=request.peer.pid),
+            config_dir=config_dir,
+            environment=environment,
+        )
+
+    def _sources(
+        self, folder: str | None, environment: dict[str, str] | None
+    ) -> tuple[Path | None, tuple[tuple[str, str], ...]]:
+        """Where config files are and what their ${NAME} stand for: the asker's, or our own."""
+        config_dir = self._default_wish.config_dir
+        if folder is not None:
+            config_dir = Path(folder)
+            if not config_dir.is_absolute():
+                raise BadRequest("config_dir is not an absolute path")
+        if environment is None:
+            return config_dir, self._default_wish.environment
+        return config_dir, tuple(environment.items())
+
+    # --- images -------------------------------------------------------------------------------
+
+    async def images(self, request: Request, names: dict[str, str]) -> Response:
+        return json_response({"images": await self._desk.stored().images()})
+
+    async def image(self, request: Request, names: dict[str, str]) -> Response:
+        try:
+            return json_response(await self._desk.stored().image(names["digest"]))
+        except NoSuchImage as error:
+            return problem(404, str(error))
 
     # --- the supervisor -----------------------------------------------------------------------
 
@@ -212,9 +289,6 @@ class Api:
     async def openapi(self, request: Request, names: dict[str, str]) -> Response:
         return json_response(document(operation for operation, _ in OPERATIONS))
 
-    async def not_yet(self, request: Request, names: dict[str, str]) -> Response:
-        return problem(501, f"{request.method} {request.path} is not supported yet")
-
 
 _CHANGES: Final = (403, 404, 409, 422, 502)
 _WAIT: Final = ("wait",)
@@ -239,7 +313,7 @@ OPERATIONS: Final[tuple[tuple[Operation, _Call], ...]] = (
     (
         Operation(method="POST", path="/v1/apps/{app}/rollback",
                   summary="Swap to the image that served before", answers="Ledger",
-                  problems=_CHANGES, body="Wish", query=_WAIT),
+                  problems=_CHANGES, body="RollbackWish", query=_WAIT),
         Api.rollback,
     ),
     (
@@ -249,28 +323,28 @@ OPERATIONS: Final[tuple[tuple[Operation, _Call], ...]] = (
     ),
     (
         Operation(method="GET", path="/v1/apps/{app}/history", summary="Its generations",
-                  answers="Facts", problems=(501,)),
-        Api.not_yet,
+                  answers="History", problems=(404, 502)),
+        Api.history,
     ),
     (
-        Operation(method="POST", path="/v1/plan", summary="What would change", answers="Facts",
-                  problems=(501,)),
-        Api.not_yet,
+        Operation(method="POST", path="/v1/plan", summary="What would change", answers="Plan",
+                  problems=(403, 422, 502), body="PlanWish"),
+        Api.plan,
     ),
     (
-        Operation(method="POST", path="/v1/apply", summary="Change it", answers="Facts",
-                  problems=(501,)),
-        Api.not_yet,
+        Operation(method="POST", path="/v1/apply", summary="Change it", answers="Applied",
+                  problems=(403, 409, 422, 502), body="ApplyWish"),
+        Api.apply,
     ),
     (
-        Operation(method="GET", path="/v1/images", summary="The store", answers="Facts",
-                  problems=(501,)),
-        Api.not_yet,
+        Operation(method="GET", path="/v1/images", summary="The store", answers="StoredImages",
+                  problems=(422,)),
+        Api.images,
     ),
     (
-        Operation(method="GET", path="/v1/images/{digest}", summary="One image", answers="Facts",
-                  problems=(501,)),
-        Api.not_yet,
+        Operation(method="GET", path="/v1/images/{digest}", summary="One image",
+                  answers="StoredImage", problems=(404, 422)),
+        Api.image,
     ),
     (
         Operation(method="GET", path="/v1/events", summary="What happened, and what happens",
@@ -346,15 +420,28 @@ def _asked(body: bytes) -> Asked:
         raise BadRequest(f"the body is not understood: {error}") from error
 
 
+def _asked_plan(body: bytes) -> AskedPlan:
+    try:
+        value = json.loads(body) if body.strip() else {}
+        if not isinstance(value, dict):
+            raise SpecError("the body is no object")
+        return decode(AskedPlan, {**_NO_PLAN_ASKED, **value}, "body")
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"the body is not understood: {error}") from error
+
+
 def _told(ledger: Ledger, error: Exception | None) -> Response:
     """200 with the ledger; a failure is the asker's (422) or green's (502)."""
     if ledger.outcome != "failed":
         return json_response(ledger.to_json())
     if isinstance(error, ConfigError):
-        findings = [dataclasses.asdict(finding) for finding in error.findings]
-        return problem(422, str(error), ledger=ledger.to_json(), findings=findings)
+        return problem(422, str(error), ledger=ledger.to_json(), findings=_findings(error))
     status = 422 if isinstance(error, ImageError) else 502
     return problem(status, ledger.error or "failed", ledger=ledger.to_json())
+
+
+def _findings(error: ConfigError) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(finding) for finding in error.findings]
 
 
 def _line(event: dict[str, Any]) -> bytes:

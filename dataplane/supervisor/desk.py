@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import enum
 from typing import Any
 
-from dataplane.model.errors import ControlError, DataplaneError
+from dataplane.model.errors import ControlError
 from dataplane.model.ledger import Ledger
-from dataplane.model.names import AppName, Digest
+from dataplane.model.names import AppName
 from dataplane.supervisor.accounts import ledger_of
 from dataplane.supervisor.events import Events
-from dataplane.supervisor.fleet import App, Fleet, Rollout, Wish
+from dataplane.supervisor.fleet import App, Caller, Fleet, Rollout, Wish
 from dataplane.supervisor.former import Former
+from dataplane.supervisor.history import Entry, History, served_before, under_way
 from dataplane.supervisor.images import Images
 from dataplane.supervisor.report import app_report
 from dataplane.supervisor.rollouts import Rollouts
+from dataplane.supervisor.stored import Stored
 from dataplane.supervisor.wanted import Wanted
 
 
@@ -45,11 +48,12 @@ class Desk:
         rollouts: Rollouts,
         wanted: Wanted,
         images: Images,
+        history: History,
         events: Events,
         former: tuple[Former, ...],
     ) -> None:
         self._fleet, self._rollouts, self._wanted = fleet, rollouts, wanted
-        self._images, self._events = images, events
+        self._images, self._history, self._events = images, history, events
         self._former = former
         self.standing = Standing.STARTING
 
@@ -68,29 +72,58 @@ class Desk:
             raise NotNow(f"{name} does not run; start it by: dataplane run --app {name}")
         return self.start(name, wish)
 
-    def rollback(self, name: AppName, image: Digest | None, wish: Wish) -> Rollout:
-        """Swaps back to the image that served before, or the named one. Raises as `swap`."""
-        self._known(name)
-        before = self._wanted.app(name).before
-        if image is None and not before:
-            raise NotNow(f"no other image of {name} served before")
-        target = image if image is not None else before[-1]
-        return self.start(
-            name,
-            Wish(
-                image=target, force=wish.force, faults=wish.faults, seal_without=wish.seal_without
-            ),
-        )
+    async def rollback(self, name: AppName, image: str | None, wish: Wish) -> Rollout:
+        """Swaps back to the image that served before, or to the one whose digest begins so.
 
-    async def stop(self, name: AppName, *, for_good: bool) -> None:
+        Raises as `swap`, and `ImageError` where no image or more than one is meant.
+        """
+        app = self._known(name)
+        if image is not None:
+            target = await self._images.named(name, image)
+        else:
+            entries = await self._history.entries(name, last_generation=0)
+            serving = app.serving.image.digest if app.serving else self._wanted.app(name).image
+            # Where the disk took no history, what is wanted knows the last ones as well.
+            rest = [one for one in self._wanted.app(name).before if one != serving]
+            before = served_before(entries, serving) or (rest[-1] if rest else None)
+            if before is None:
+                raise NotNow(f"no other image of {name} served before")
+            target = before
+        return self.start(name, dataclasses.replace(wish, image=target, verb="rollback"))
+
+    async def stop(self, name: AppName, *, for_good: bool, caller: Caller | None = None) -> None:
         """Drains and stops the app. `for_good`: it stays stopped over restarts."""
         app = self._known(name)
         if for_good:
             self._wanted.stopped(name)
         if app.generations or app.rollouts:
-            stopping = app.stopping or self._rollouts.ask(app, Wish(stop=True))
+            wish = Wish(stop=True, verb="stop" if for_good else "down", caller=caller)
+            stopping = app.stopping or self._rollouts.ask(app, wish)
             await stopping.ended.wait()
-        await self._wanted.saved()
+        await self._saved()
+
+    def expect(self, name: AppName) -> None:
+        """The app is to run here, though it could not even be begun: `ps` shows it as down."""
+        self._fleet.apps.setdefault(name, App(name=name))
+
+    def forget(self, name: AppName) -> None:
+        """Nothing is wanted of the app any more; what still runs of it is not forgotten."""
+        app = self._fleet.apps.get(name)
+        if app is not None and not app.generations and not app.rollouts:
+            del self._fleet.apps[name]
+
+    async def remove(self, name: AppName, caller: Caller | None) -> None:
+        """Drains and stops an app that is not wanted any more, and forgets it but for its past."""
+        app = self._known(name)
+        self._wanted.removed(name)
+        if app.generations or app.rollouts:
+            stopping = app.stopping or self._rollouts.ask(
+                app, Wish(stop=True, verb="apply", caller=caller)
+            )
+            await stopping.ended.wait()
+        self.forget(name)
+        self._events.tell("app.removed", app=name)
+        await self._saved()
 
     async def stop_all(self) -> None:
         """Drains and stops every app, to be started again by the next supervisor."""
@@ -106,7 +139,7 @@ class Desk:
     async def ended(self, rolling: Rollout) -> Ledger:
         """How it went, once it has ended and is on disk."""
         await rolling.ended.wait()
-        await self._wanted.saved()
+        await self._saved()
         return ledger_of(rolling)
 
     async def switched(self, rolling: Rollout) -> Ledger:
@@ -114,28 +147,26 @@ class Desk:
         await rolling.switched.wait()
         return ledger_of(rolling)
 
-    async def compare(self, name: AppName, wish: Wish) -> None:
-        """Finds out whether the config folder would build something else than what serves."""
-        app = self._known(name)
-        assert wish.config_dir is not None
-        try:
-            built = await self._images.build(name, wish.config_dir, dict(wish.environment))
-        except DataplaneError as error:
-            self._events.tell("app.config_broken", app=name, error=str(error))
-            return
-        if app.serving is not None and app.serving.image.digest != built:
-            app.pending = built
-            self._events.tell("app.pending", app=name, image=built)
-
     # --- asking -------------------------------------------------------------------------------
 
     def names(self) -> tuple[AppName, ...]:
-        """Every app that runs here or is to."""
-        return tuple(sorted({*self._fleet.apps, *self._wanted.apps()}))
+        """Every app that runs here, is to, or was stopped."""
+        wanted = self._wanted.apps().items()
+        known = {name for name, entry in wanted if entry.image is not None or entry.stopped}
+        return tuple(sorted({*self._fleet.apps, *known}))
 
     def report(self, name: AppName) -> dict[str, Any]:
         """What `ps` shows of the app. Raises `NoSuchApp`."""
         return app_report(self._known(name), self._wanted.app(name))
+
+    async def history(self, name: AppName) -> list[Entry]:
+        """Every generation of the app, oldest first. Raises `NoSuchApp`, `ControlError`."""
+        app = self._known(name)
+        rollings = [rolling for rolling in app.rollouts if rolling.green is not None]
+        open_numbers = [rolling.green.number for rolling in rollings if rolling.green]
+        last = min(open_numbers, default=self._wanted.app(name).generation + 1) - 1
+        entries = await self._history.entries(name, last)
+        return [*entries, *(under_way(rolling) for rolling in rollings)]
 
     def not_serving(self) -> tuple[AppName, ...]:
         """Apps that were started here and do not serve."""
@@ -149,6 +180,10 @@ class Desk:
         """Apps that serve."""
         return tuple(app.name for app in self._fleet.apps.values() if app.serving is not None)
 
+    def stored(self) -> Stored:
+        """The images of this host."""
+        return Stored(store=self._images.store, fleet=self._fleet)
+
     def former(self) -> tuple[Former, ...]:
         """Workers that a former supervisor left."""
         return self._former
@@ -160,6 +195,12 @@ class Desk:
                 raise NoSuchApp(f"no app {name} here")
             app = App(name=name)
         return app
+
+    async def _saved(self) -> None:
+        """Side by side: each waits for the disk."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._wanted.saved())
+            tasks.create_task(self._history.saved())
 
     def _may_begin(self, name: AppName) -> None:
         if self.standing is Standing.STOPPING:

@@ -144,6 +144,7 @@ class Rollout:
     blue: AppGeneration | None = None
     image: Image | None = None
     error: Exception | None = None
+    is_first: bool = False  # nothing of this app had ever served before green
     finding: asyncio.Task[None] | None = None
     deadline: asyncio.TimerHandle | None = None
     receives: int = 0  # how many `Received` are to come
@@ -153,10 +154,20 @@ class Rollout:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asked, as the kernel knows the peer of the supervisor's socket."""
+
+    uid: int
+    pid: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
     """What a rollout was asked to do. image: None builds from the config folder."""
 
     stop: bool = False
+    verb: str = "up"  # the word that history has for it
+    caller: Caller | None = None  # None: the supervisor by itself
     image: Digest | None = None
     force: bool = False
     config_dir: Path | None = None
@@ -173,7 +184,9 @@ class App:
     serving: AppGeneration | None = None
     generations: list[AppGeneration] = dataclasses.field(default_factory=list)
     rollouts: list[Rollout] = dataclasses.field(default_factory=list)
-    pending: Digest | None = None  # what the config folder would build, where that differs
+    error: str | None = None  # of the last rollout that ended
+    configured: Digest | None = None  # what its file meant when it was last looked at
+    pending: str | None = None  # what `apply` would do about it: replace or remove
     # Counters of generations that are gone: what the metrics show never goes back.
     folded: Stats = NO_STATS
     restarts: int = 0
@@ -217,6 +230,15 @@ class Fleet:
             for app in self.apps.values()
             for generation in app.generations
             for slot in generation.slots
+        ]
+
+    def of_tree(self, tree: Path) -> list[AppGeneration]:
+        """The generations that run from this code tree."""
+        return [
+            generation
+            for app in self.apps.values()
+            for generation in app.generations
+            if generation.tree == tree
         ]
 
     def trees_in_use(self) -> set[Path]:

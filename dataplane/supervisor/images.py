@@ -7,6 +7,7 @@ The supervisor itself never reads a config file: the child is the installed vers
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from dataplane.image.abi import host_abi
+from dataplane.image.apps import Batch
 from dataplane.image.code import unpack_code
+from dataplane.image.keys import Keys
+from dataplane.image.proofs import Proofs
+from dataplane.image.signing import provenance_of
 from dataplane.image.store import Image, Store
 from dataplane.model.errors import ConfigError, Finding, ImageError, LaunchError
 from dataplane.model.names import AppName, Digest
@@ -22,6 +27,8 @@ from dataplane.model.spec import SpecError, decode
 from dataplane.system.process import run
 
 BUILD_SECONDS: Final = 60.0
+BUILD_ALL_SECONDS: Final = 300.0
+SHORTEST_PREFIX: Final = 4  # hex digits by which an image may be named
 # What a Python program needs to be found and to speak plainly; all else is the asker's.
 KEPT_VARIABLES: Final = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
@@ -43,18 +50,29 @@ class Images:
         """Raises `ImageError` where the store cannot be had."""
         self._state_dir = state_dir
         self._store = Store.open(state_dir)
+        self._keys = Keys(state_dir)
+        self._proofs = Proofs(self._store, self._keys)
         self._environment = {
             name: environment[name] for name in KEPT_VARIABLES if name in environment
         }
         self._build_command = tuple(build_command)
 
+    @property
+    def store(self) -> Store:
+        """The store itself, for whoever only reads it."""
+        return self._store
+
     async def build(self, app: AppName, config_dir: Path, environment: Mapping[str, str]) -> Digest:
         """Raises `ConfigError` with all findings, `ImageError`, or `LaunchError`."""
+        return await self._build_one(app, ("--config", str(config_dir)), environment)
+
+    async def _build_one(
+        self, app: AppName, words: Sequence[str], environment: Mapping[str, str]
+    ) -> Digest:
         finished = await run(
             (
-                *self._build_command,
-                "--app", app, "--config", str(config_dir), "--state-dir", str(self._state_dir),
-                "--json",
+                *self._build_command, "--app", app, *words,
+                "--state-dir", str(self._state_dir), "--json",
             ),
             environment={**self._environment, **environment},
             folder=None,
@@ -69,21 +87,123 @@ class Images:
         text = finished.errors.decode(errors="replace").strip()
         raise ImageError(text or f"the build of {app} ended with status {finished.status}")
 
+    async def build_all(self, config_dir: Path, environment: Mapping[str, str]) -> Batch:
+        """Of every app that has a file; what is wrong with one is told beside the others.
+
+        Raises `ConfigError` for the folder as a whole, `ImageError`, or `LaunchError`.
+        """
+        finished = await run(
+            (
+                *self._build_command, "--all", "--known", "--config", str(config_dir),
+                "--state-dir", str(self._state_dir), "--json",
+            ),
+            environment={**self._environment, **environment},
+            folder=None,
+            limit_seconds=BUILD_ALL_SECONDS,
+        )  # fmt: skip
+        told = _told(finished.output)
+        if "apps" in told:
+            try:
+                return decode(Batch, told, "batch")
+            except SpecError as error:
+                raise LaunchError(f"the build spoke another language: {error}") from error
+        findings = _findings(told)
+        if findings:
+            raise ConfigError(findings)
+        text = finished.errors.decode(errors="replace").strip()
+        raise ImageError(text or f"the build of all apps ended with status {finished.status}")
+
     def image(self, app: AppName, digest: Digest) -> Image:
         """Raises `ImageError` for one that is not there, damaged, another app's, or not for us."""
+        image = self._image_of(app, digest)
+        if image.abi != host_abi():
+            raise ImageError(
+                f"{digest} was built for {image.abi.text()}, and this host is {host_abi().text()}; "
+                f"build it again"
+            )
+        return image
+
+    async def image_for_here(self, app: AppName, digest: Digest) -> Image:
+        """As `image`, but one of another ABI is made anew, from its own config and today's code.
+
+        Its signature must be good: the new one is signed by this host. Raises `ImageError`.
+        """
+        image = self._image_of(app, digest)
+        if image.abi == host_abi():
+            return image
+        await asyncio.to_thread(self._proofs.prove_image, image)
+        return self.image(app, await self._build_one(app, ("--rebuild", digest), {}))
+
+    def _image_of(self, app: AppName, digest: Digest) -> Image:
         image = self._store.image(digest)
         if image.app != app:
             raise ImageError(f"{digest} is an image of the app {image.app}, not of {app}")
-        if image.abi != host_abi():
-            raise ImageError(f"{digest} was built for another host: {image.abi}")
         return image
 
+    def proven_image(self, app: AppName, digest: Digest) -> Image:
+        """As `image`, of one that may start: its signature and all its blobs are good."""
+        image = self.image(app, digest)
+        self._proofs.prove_image(image)
+        return image
+
+    def provenance(self, digest: Digest) -> dict[str, Any] | None:
+        """Where the image came from, as far as that is told, and which trusted key says so.
+
+        For a thread: it reads files.
+        """
+        try:
+            told = provenance_of(self._store, self._keys, digest)
+        except ImageError:
+            return None  # history is told of what is known; who starts the image is told why
+        return None if told is None else {**dataclasses.asdict(told.provenance), "key": told.keyid}
+
+    async def named(self, app: AppName, text: str) -> Digest:
+        """The app's image whose digest begins so (`sha256:` or not). Raises `ImageError`."""
+        return await asyncio.to_thread(self._named, app, text)
+
+    def _named(self, app: AppName, text: str) -> Digest:
+        hexadecimal = text.removeprefix("sha256:")
+        if len(hexadecimal) < SHORTEST_PREFIX or not set(hexadecimal) <= set("0123456789abcdef"):
+            raise ImageError(
+                f"{text!r} is no digest, nor the first {SHORTEST_PREFIX} or more digits of one"
+            )
+        found = [
+            digest
+            for digest in self._store.digests()
+            if digest.startswith(f"sha256:{hexadecimal}") and self._store.image(digest).app == app
+        ]
+        if not found:
+            raise ImageError(f"the store has no image of {app} that begins with {text}")
+        if len(found) > 1:
+            raise ImageError(f"{text} is not one image of {app} but {len(found)}: name more digits")
+        return found[0]
+
     async def unpack(self, image: Image) -> Path:
-        """Where the image's code lies. Raises `ImageError`."""
+        """Where the image's code lies, once image and code are proven. Raises `ImageError`."""
         tree = self.tree(image)
-        if tree.is_dir():
-            return tree
-        return await asyncio.to_thread(unpack_code, self._store, self._state_dir, image.code_layer)
+        if not self.is_proven(image):
+            await asyncio.to_thread(self._unpack_proven, image, tree)
+        return tree
+
+    def is_proven(self, image: Image) -> bool:
+        """Whether the image, its signature and its unpacked code were proven and are unchanged."""
+        return self._proofs.is_proven(image, self.tree(image))
+
+    async def prove(self, image: Image) -> None:
+        """Raises `ImageError` that says which blob, key or file is not what was signed."""
+        await asyncio.to_thread(self._unpack_proven, image, self.tree(image))
+
+    async def prove_tree(self, image: Image) -> None:
+        """The image's unpacked code alone, which other images may share. Raises `ImageError`."""
+        await asyncio.to_thread(self._unpack_tree, image, self.tree(image))
+
+    def _unpack_proven(self, image: Image, tree: Path) -> None:
+        self._proofs.prove_image(image)
+        self._unpack_tree(image, tree)
+
+    def _unpack_tree(self, image: Image, tree: Path) -> None:
+        unpack_code(self._store, self._state_dir, image.code_layer)
+        self._proofs.prove_tree(tree, image.code_layer)
 
     def tree(self, image: Image) -> Path:
         """Where the image's code lies once it is unpacked."""

@@ -1,7 +1,7 @@
 """The supervisor's process: claims its folders, puts its parts together, runs until it is told.
 
-Signals: TERM and INT drain all apps and end (twice: now). Nothing else may end it; killed, it takes
-nothing with it, since its workers serve on.
+Signals: TERM and INT drain all apps and end (twice: now), HUP is `apply`. Nothing else may end it;
+killed, it takes nothing with it, since its workers serve on.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 import uvloop
 
 from dataplane.control import http
-from dataplane.image.apps import app_file, app_names
-from dataplane.model.errors import DataplaneError
+from dataplane.image.apps import Batch, app_names
+from dataplane.model.errors import ConfigError, DataplaneError, ImageError
 from dataplane.model.names import AppName
 from dataplane.supervisor.api import Api
 from dataplane.supervisor.births import Births, check_control_path
@@ -30,9 +30,11 @@ from dataplane.supervisor.fleet import Fleet, Rollout, Wish
 from dataplane.supervisor.folders import Claim, RunFolder, check_socket_path
 from dataplane.supervisor.former import Former, find_former
 from dataplane.supervisor.heartbeat import HANG_SECONDS, Heartbeat
+from dataplane.supervisor.history import History
 from dataplane.supervisor.images import BUILD_COMMAND, Images
 from dataplane.supervisor.listeners import Listeners
 from dataplane.supervisor.lives import Lives
+from dataplane.supervisor.planning import Planning
 from dataplane.supervisor.rollouts import Rollouts
 from dataplane.supervisor.wanted import Wanted
 from dataplane.supervisor.zygotes import Zygotes, zygote_command
@@ -87,13 +89,21 @@ class _Supervisor:
             environment=options.environment,
             build_command=options.build_command,
         )
+        self._history = History(
+            options.state_dir / "history",
+            clock=self._clock,
+            events=self._events,
+            provenance=self._images.provenance,
+        )
         self._former = former
         self._ends_asked = 0
         self._failure: Exception | None = None
+        self._checked: Batch | None = None  # what the start found the config folder to mean
 
     async def run(self) -> int:
         self._told_to_end = asyncio.Event()
         self._told_twice = asyncio.Event()
+        self._told_to_apply = asyncio.Event()
         listening = self._claim.listen()
         async with asyncio.TaskGroup() as tasks:
             self._assemble(tasks)
@@ -101,6 +111,7 @@ class _Supervisor:
             self._tell_start()
             lasting = [
                 tasks.create_task(self._wanted.keep()),
+                tasks.create_task(self._history.keep()),
                 tasks.create_task(self._heartbeat.watch()),
                 tasks.create_task(http.serve(listening, self._api.respond)),
             ]
@@ -120,6 +131,7 @@ class _Supervisor:
         self._zygotes = Zygotes(
             fleet=fleet,
             lives=lives,
+            images=self._images,
             clock=clock,
             events=events,
             tasks=tasks,
@@ -137,6 +149,7 @@ class _Supervisor:
             images=self._images,
             births=births,
             wanted=self._wanted,
+            history=self._history,
             clock=clock,
             events=events,
             tasks=tasks,
@@ -147,11 +160,21 @@ class _Supervisor:
             rollouts=rollouts,
             wanted=self._wanted,
             images=self._images,
+            history=self._history,
             events=events,
             former=self._former,
         )
+        self._planning = Planning(
+            desk=self._desk,
+            fleet=fleet,
+            wanted=self._wanted,
+            images=self._images,
+            events=events,
+            default_wish=self._config_wish(),
+        )
         self._api = Api(
             desk=self._desk,
+            planning=self._planning,
             fleet=fleet,
             events=events,
             default_wish=self._config_wish(),
@@ -178,6 +201,7 @@ class _Supervisor:
             run_dir=str(self._options.run_dir),
             state_dir=str(self._options.state_dir),
         )
+        self._history.repair()
         for worker in self._former:
             self._wanted.used_generation(AppName(worker.app), worker.generation)
             self._events.tell(
@@ -194,21 +218,20 @@ class _Supervisor:
         try:
             await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done() and self._failure is None:
-                self._compare_later(tasks, lasting)
+                lasting.append(tasks.create_task(self._follow_config()))
                 await ending
         finally:
             ending.cancel()
 
     async def _start_apps(self) -> None:
         names = self._apps_to_start()
+        new = [name for name in names if self._is_new(name)]
         errors: list[Exception] = []
-        rollings: list[Rollout] = []
-        for name in names:
-            try:
-                rollings.append(self._desk.start(name, self._first_wish(name)))
-            except DataplaneError as error:
-                errors.append(error)
-                self._events.tell("app.not_started", app=name, error=str(error))
+        rollings = self._begin(
+            {name: self._first_wish(name) for name in names if name not in new}, errors
+        )
+        if new:  # beside what served before, which waits for no builder
+            rollings += self._begin(await self._build_new(new, errors), errors)
         for rolling in rollings:
             await self._desk.ended(rolling)
             if rolling.app.serving is None and rolling.error is not None:
@@ -220,14 +243,63 @@ class _Supervisor:
             print(f"dataplane: {failed}", file=sys.stderr)
         self._desk.standing = Standing.UP
         reports = [self._desk.report(rolling.app.name) for rolling in rollings]
+        reports.sort(key=lambda report: str(report["app"]))
         self._options.tell_ready([report for report in reports if report["generations"]])
+
+    def _begin(self, wishes: Mapping[AppName, Wish], errors: list[Exception]) -> list[Rollout]:
+        rollings = []
+        for name, wish in wishes.items():
+            try:
+                rollings.append(self._desk.start(name, wish))
+            except DataplaneError as error:
+                self._tell_not_started(name, error, errors)
+        return rollings
+
+    async def _build_new(
+        self, names: Sequence[AppName], errors: list[Exception]
+    ) -> dict[AppName, Wish]:
+        """The apps that never ran, all built by one child; whoever cannot be is told of."""
+        wish = self._config_wish()
+        try:
+            self._checked = await self._planning.check(wish)
+        except DataplaneError as error:
+            for name in names:
+                self._tell_not_started(name, error, errors)
+            return {}
+        wishes = {}
+        for built in self._checked.apps:
+            if built.app not in names:
+                continue
+            if built.image is not None:
+                try:
+                    await self._planning.sound_image(built.app, built.image, wish)
+                except DataplaneError as error:
+                    self._tell_not_started(built.app, error, errors)
+                else:
+                    wishes[built.app] = Wish(image=built.image)
+            elif built.findings:
+                self._tell_not_started(built.app, ConfigError(built.findings), errors)
+            else:
+                text = f"{built.app}: {built.error}"
+                self._tell_not_started(built.app, ImageError(text), errors)
+        return wishes
+
+    def _tell_not_started(self, name: AppName, error: Exception, errors: list[Exception]) -> None:
+        errors.append(error)
+        self._desk.expect(name)
+        self._events.tell("app.not_started", app=name, error=str(error))
 
     def _apps_to_start(self) -> tuple[AppName, ...]:
         if self._options.apps:
             return self._options.apps
-        wanted = self._wanted.apps()
-        names = {*wanted, *app_names(self._options.config_dir)}
+        wanted = self._wanted.apps().items()
+        names = {name for name, entry in wanted if entry.image is not None}
+        names.update(app_names(self._options.config_dir))
         return tuple(sorted(name for name in names if not self._wanted.app(name).stopped))
+
+    def _is_new(self, name: AppName) -> bool:
+        """Whether its image comes from the build of all: nobody named it, and it never ran."""
+        return not self._options.apps and self._wanted.app(name).image is None
 
     def _first_wish(self, name: AppName) -> Wish:
         served = self._wanted.app(name).image
@@ -235,15 +307,18 @@ class _Supervisor:
             return Wish(image=served)
         return self._config_wish()
 
-    def _compare_later(self, tasks: asyncio.TaskGroup, lasting: list[asyncio.Task[None]]) -> None:
-        """What was started as it served may differ from what its file says now."""
-        if not self._options.build:
-            lasting.append(tasks.create_task(self._compare()))
-
-    async def _compare(self) -> None:
-        for name in self._apps_to_start():
-            if app_file(self._options.config_dir, name).exists():
-                await self._desk.compare(name, self._config_wish())
+    async def _follow_config(self) -> None:
+        """Tells what differs from the config folder, then does what it says whenever it is told."""
+        if not self._options.build:  # what was started as it served may differ
+            await self._planning.refresh(self._checked)
+        wish = dataclasses.replace(self._config_wish(), verb="SIGHUP")
+        while True:
+            await self._told_to_apply.wait()
+            self._told_to_apply.clear()
+            try:
+                await self._planning.apply(wish)
+            except DataplaneError as error:
+                self._events.tell("apply.failed", error=str(error))
 
     # --- ending -------------------------------------------------------------------------------
 
@@ -259,6 +334,7 @@ class _Supervisor:
                 self._desk.kill_all()
             await stopping
             hurry.cancel()
+        await self._history.saved()
         await self._zygotes.close()
         self._listeners.close()
         self._events.tell("supervisor.ended")
@@ -267,7 +343,8 @@ class _Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_end)
-        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        loop.add_signal_handler(signal.SIGHUP, self._told_to_apply.set)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
             loop.add_signal_handler(number, self._not_yet, number)
 
     def _asked_to_end(self) -> None:

@@ -50,6 +50,18 @@ _SIDE = _object({"generation": _COUNT, "image": _DIGEST})
 _FINDING = _object(
     {"path": _TEXT, "line": _COUNT, "column": _COUNT, "message": _TEXT, "hint": _or_null(_TEXT)}
 )
+_CHANGE = _object(
+    {
+        "kind": {"enum": ["added", "removed", "changed"]}, "key": _TEXT,
+        "from": _or_null(_TEXT), "to": _or_null(_TEXT),
+    }
+)  # fmt: skip
+_ACTIONS = ["nothing", "replace", "add", "remove", "broken"]
+_RESULTS = ["nothing", "swapped", "started", "removed", "failed", "broken"]
+_SOURCES = {
+    "config_dir": _TEXT,
+    "environment": {"type": "object", "additionalProperties": _TEXT},
+}
 _WORKER = _object(
     {
         "slot": _COUNT, "pid": _or_null(_COUNT), "state": _TEXT, "connections": _COUNT,
@@ -64,14 +76,27 @@ _GENERATION = _object(
     }
 )  # fmt: skip
 
+_STORED_IMAGE = _object(
+    {
+        "image": _DIGEST, "app": _or_null(_TEXT), "code": _or_null(_TEXT),
+        "config_layer": _DIGEST, "code_layer": _DIGEST, "bytes": _COUNT,
+        "stored": _or_null({"type": "string", "format": "date-time"}),
+        "referrers": _list(_object({"digest": _DIGEST, "kind": _TEXT})),
+        "uses": _list(_TEXT), "runs": _list(_TEXT),
+    }
+)  # fmt: skip
+
 SCHEMAS: dict[str, Any] = {
+    "StoredImage": _STORED_IMAGE,
+    "StoredImages": _object({"images": _list(_STORED_IMAGE)}),
     "App": _object(
         {
             "app": _TEXT, "state": _TEXT, "wanted": _or_null(_DIGEST),
             "pending": {"type": "boolean"},
             "addresses": _list(_object({"listener": _TEXT, "bind": _TEXT})),
             "generations": _list(_GENERATION),
-        }
+        },
+        {"error": _TEXT},  # why all of it, or a part, does not run
     ),
     "Apps": _object({"apps": _list({"$ref": "#/components/schemas/App"})}),
     "Ledger": _object(
@@ -92,12 +117,72 @@ SCHEMAS: dict[str, Any] = {
             "error": _or_null(_TEXT),
         }
     ),
+    "History": _object(
+        {
+            "app": _TEXT,
+            "history": _list(
+                _object(
+                    {
+                        "time": _or_null({"type": "string", "format": "date-time"}),
+                        "outcome": {
+                            "enum": ["first start", "started", "swapped", "rolled back", "failed",
+                                     "stopped", "restarted", "under way", "not recorded"]
+                        },
+                        "generation": _or_null(_COUNT), "image": _or_null(_DIGEST),
+                        "code": _or_null(_TEXT),
+                        "by": _or_null(_object({"user": _TEXT, "uid": _COUNT, "pid": _COUNT})),
+                        "asked": _or_null(_TEXT), "error": _or_null(_TEXT),
+                        "ledger": _or_null({"$ref": "#/components/schemas/Ledger"}),
+                        "provenance": _or_null(_OPEN),
+                    },
+                    {"generations": _list(_COUNT)},
+                )
+            ),
+        }
+    ),
+    "RollbackWish": _object({}, {"image": _TEXT, "force": {"type": "boolean"}}),
     "Wish": _object(
         {},
         {
             "image": _DIGEST, "force": {"type": "boolean"}, "config_dir": _TEXT,
             "environment": {"type": "object", "additionalProperties": _TEXT},
         },
+    ),
+    "PlanWish": _object({}, _SOURCES),
+    "ApplyWish": _object({}, {**_SOURCES, "plan": _DIGEST}),
+    "Plan": _object(
+        {
+            "plan": _DIGEST, "config_dir": _TEXT,
+            "apps": _list(
+                _object(
+                    {
+                        "app": _TEXT, "action": {"enum": _ACTIONS},
+                        "from": _or_null(_DIGEST), "to": _or_null(_DIGEST),
+                        "changes": _list(_CHANGE), "findings": _list(_FINDING),
+                        "error": _or_null(_TEXT), "note": _or_null(_TEXT),
+                    }
+                )
+            ),
+            "findings": _list(_FINDING),
+            "counts": _object(dict.fromkeys(_ACTIONS, _COUNT)),
+        }
+    ),
+    "Applied": _object(
+        {
+            "plan": _DIGEST,
+            "apps": _list(
+                _object(
+                    {
+                        "app": _TEXT, "action": {"enum": _ACTIONS}, "result": {"enum": _RESULTS},
+                        "image": _or_null(_DIGEST),
+                        "ledger": _or_null({"$ref": "#/components/schemas/Ledger"}),
+                        "findings": _list(_FINDING), "error": _or_null(_TEXT),
+                    }
+                )
+            ),
+            "findings": _list(_FINDING),
+            "counts": _object(dict.fromkeys(_RESULTS, _COUNT)),
+        }
     ),
     "Problem": _object(
         {"type": _TEXT, "title": _TEXT, "status": _COUNT, "detail": _TEXT},
@@ -156,7 +241,7 @@ def _content(answers: str) -> dict[str, Any]:
 
 _WHY = {
     403: "The caller may only read.",
-    404: "No such app.",
+    404: "No such app, or no such image.",
     409: "Another swap has not switched yet, or the app does not run.",
     422: "The request, the config or the image is invalid.",
     501: "Not supported yet.",

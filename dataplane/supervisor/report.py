@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dataplane.control.messages import Seal
+from dataplane.model.lifecycle import Life
 from dataplane.supervisor.fleet import App, AppGeneration, WorkerSlot
 from dataplane.supervisor.wanted import WantedApp
 from dataplane.system.clock import timestamp
@@ -28,6 +29,7 @@ def app_report(app: App, wanted: WantedApp) -> dict[str, Any]:
             for listener, bind in (shown.lent.addresses if shown else ())
         ],
         "generations": [_generation(generation) for generation in app.generations],
+        **({"error": error} if (error := app_error(app)) is not None else {}),
     }
 
 
@@ -40,6 +42,15 @@ def app_state(app: App, wanted: WantedApp) -> str:
     if app.generations or app.rollouts:
         return "starting"
     return "stopped" if wanted.stopped else "down"
+
+
+def app_error(app: App) -> str | None:
+    """Why a part of it does not run, or all; None where it runs as it should."""
+    for generation in app.generations:
+        for slot in generation.slots:
+            if slot.error is not None and slot.life in (Life.PAUSING, Life.REFORKING):
+                return f"slot {slot.number}: {slot.error}"
+    return None if app.serving is not None else app.error
 
 
 def _generation(generation: AppGeneration) -> dict[str, Any]:

@@ -13,16 +13,19 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from dataplane.control.messages import Receive
+from dataplane.image.store import Image
 from dataplane.model import lifecycle
 from dataplane.model import rollout as table
 from dataplane.model.errors import ControlError, DataplaneError
 from dataplane.model.lifecycle import Life
 from dataplane.model.machine import step
+from dataplane.model.names import Digest
 from dataplane.model.rollout import Action, Event, Phase
 from dataplane.supervisor.accounts import ledger_of
 from dataplane.supervisor.births import Births
 from dataplane.supervisor.events import Events
 from dataplane.supervisor.fleet import App, AppGeneration, Rollout, Wish, WorkerSlot
+from dataplane.supervisor.history import History
 from dataplane.supervisor.images import Images
 from dataplane.supervisor.lives import Lives, is_accepting, status_text
 from dataplane.supervisor.wanted import Wanted
@@ -72,12 +75,14 @@ class Rollouts:
         images: Images,
         births: Births,
         wanted: Wanted,
+        history: History,
         clock: Clock,
         events: Events,
         tasks: asyncio.TaskGroup,
     ) -> None:
         self._lives, self._zygotes, self._images, self._births = lives, zygotes, images, births
         self._wanted, self._clock, self._events, self._tasks = wanted, clock, events, tasks
+        self._history = history
         self._waiting: collections.deque[tuple[Rollout, Event]] = collections.deque()
         self._working: list[Rollout] = []  # the one that is in a step now
         self._actions: Final[dict[Action, Callable[[Rollout], None]]] = {
@@ -143,6 +148,8 @@ class Rollouts:
         """A slot's word, as the lifecycle's table has it told."""
         generation = slot.generation
         self._tell_event(slot, action)
+        if action is lifecycle.Action.TELL_DIED:
+            self._record_restart(slot)
         for rolling in tuple(generation.app.rollouts):
             if generation is rolling.green:
                 self._blame(rolling, slot, action)
@@ -180,6 +187,17 @@ class Rollouts:
         elif action is lifecycle.Action.TELL_SERVING:
             self._events.tell("worker.serving", **slot.facts(), pid=slot.pid)
 
+    def _record_restart(self, slot: WorkerSlot) -> None:
+        """A death of what serves, and is to go on serving; in a crash loop only the first few."""
+        generation = slot.generation
+        app = generation.app
+        lived = self._clock.monotonic() - slot.born_at
+        deaths = lifecycle.count_death(slot.deaths, lived)
+        loops = deaths > lifecycle.CRASH_LOOP_DEATHS
+        if generation is app.serving and not app.rollouts and not loops:
+            reason = slot.error or status_text(slot.status)
+            self._history.restarted(generation, f"slot {slot.number}: {reason}")
+
     def _retire(self, generation: AppGeneration) -> None:
         """Forgets a generation that has ended, unless a rollout may still want it back."""
         app = generation.app
@@ -207,7 +225,9 @@ class Rollouts:
             if digest is None:
                 assert wish.config_dir is not None
                 digest = await self._images.build(app.name, wish.config_dir, dict(wish.environment))
-            rolling.image = self._images.image(app.name, digest)
+            rolling.image = await self._images.image_for_here(app.name, digest)
+            if rolling.image.digest != digest:
+                self._tell_rebuilt(rolling.image, digest)
             tree = await self._images.unpack(rolling.image)
             await self._zygotes.warm(tree)
             if rolling.phase is not Phase.BUILDING:
@@ -223,6 +243,10 @@ class Rollouts:
             return
         self._mark(rolling, "built")
         self.happen(rolling, Event.BUILT)
+
+    def _tell_rebuilt(self, image: Image, former: Digest) -> None:
+        """Of an image that an interpreter of another ABI was to run: made anew for this one."""
+        self._events.tell("image.rebuilt", app=image.app, former=former, image=image.digest)
 
     def _is_unchanged(self, rolling: Rollout) -> bool:
         serving = rolling.app.serving
@@ -292,8 +316,12 @@ class Rollouts:
         assert green is not None
         self._mark(rolling, "serving")
         rolling.blue, app.serving = app.serving, green
-        app.pending = None
+        if rolling.wish.image is None:  # built from its file just now
+            app.configured = green.image.digest
+        is_other = app.configured not in (None, green.image.digest)
+        app.pending = "replace" if is_other else None
         green.since = self._clock.now()
+        rolling.is_first = self._wanted.app(app.name).image is None
         self._wanted.serves(app.name, green.image.digest)
 
     def _blue(self, rolling: Rollout) -> AppGeneration | None:
@@ -396,12 +424,15 @@ class Rollouts:
         if rolling.finding is not None and rolling.finding is not asyncio.current_task():
             rolling.finding.cancel()  # superseded: nobody waits for that build any more
         if rolling.wish.stop:
+            app.error = None
             self._events.tell("app.stopped", app=app.name)
+            self._history.stopped(rolling)
         else:
             ledger = ledger_of(rolling)
-            outcome = ledger.outcome
+            outcome, app.error = ledger.outcome, ledger.error
             app.rollouts_ended[outcome] = app.rollouts_ended.get(outcome, 0) + 1
             self._events.tell("rollout.ended", **ledger.to_json())
+            self._history.ended(rolling, ledger)
         rolling.switched.set()
         rolling.ended.set()
         for generation in (rolling.blue, rolling.green):

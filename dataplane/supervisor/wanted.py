@@ -44,7 +44,9 @@ class Wanted:
     def __init__(self, path: Path, events: Events) -> None:
         self._path = path
         self._events = events
-        self._apps = _read(path)
+        self._apps = read_wanted(path)
+        # Each entry as the file has it: a change of one app is not to cost what all of them cost.
+        self._lines = {name: _line(name, entry) for name, entry in self._apps.items()}
         self._version = 0
         self._written = 0
         self._changed = asyncio.Event()
@@ -88,6 +90,14 @@ class Wanted:
         """The app is not to run until somebody starts it."""
         self._set(name, stopped=True)
 
+    def removed(self, name: AppName) -> None:
+        """The app is not to run any more: as if it had never been, but for what it was."""
+        entry = self.app(name)
+        before = entry.before
+        if entry.image is not None:
+            before = (*before, entry.image)[-BEFORE_IMAGES:]
+        self._set(name, image=None, before=before, stopped=False)
+
     async def keep(self) -> None:
         """Writes what has changed, until it is cancelled."""
         while True:
@@ -109,17 +119,25 @@ class Wanted:
             await self._saved.wait_for(lambda: self._written >= version)
 
     def _set(self, name: AppName, **changes: Any) -> None:
-        self._apps[name] = dataclasses.replace(self.app(name), **changes)
+        self._apps[name] = entry = dataclasses.replace(self.app(name), **changes)
+        self._lines[name] = _line(name, entry)
         self._version += 1
         self._changed.set()
 
     def _text(self) -> bytes:
-        apps = {name: dataclasses.asdict(entry) for name, entry in sorted(self._apps.items())}
-        return json.dumps({"version": VERSION, "apps": apps}, indent=1).encode()
+        apps = ",\n".join(line for _, line in sorted(self._lines.items()))
+        return f'{{"version": {VERSION}, "apps": {{\n{apps}\n}}}}\n'.encode()
 
 
-def _read(path: Path) -> dict[AppName, WantedApp]:
-    """Raises `ControlError` for a file that is there and cannot be understood."""
+def _line(name: AppName, entry: WantedApp) -> str:
+    return f"{json.dumps(name)}: {json.dumps(dataclasses.asdict(entry))}"
+
+
+def read_wanted(path: Path) -> dict[AppName, WantedApp]:
+    """The entries as they were last written.
+
+    Raises `ControlError` for a file that is there and cannot be understood.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:

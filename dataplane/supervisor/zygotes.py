@@ -17,11 +17,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from dataplane.control.messages import Exited, Fork, Forked, ForkFailed, ZygoteHello
+from dataplane.control.messages import Exited, Fork, Forked, ForkFailed, Stale, ZygoteHello
 from dataplane.model import lifecycle
-from dataplane.model.errors import ControlError, DataplaneError, LaunchError
+from dataplane.model.errors import ControlError, DataplaneError, ImageError, LaunchError
 from dataplane.supervisor.events import Events
 from dataplane.supervisor.fleet import Fleet, WorkerSlot
+from dataplane.supervisor.images import Images
 from dataplane.supervisor.line import Line, Received
 from dataplane.supervisor.lives import Lives
 from dataplane.system.clock import Clock
@@ -55,6 +56,7 @@ class Zygote:
     deaths: int  # of the zygotes before it, as `lifecycle.count_death` counts
     hello: asyncio.Future[ZygoteHello]
     line: Line | None = None
+    stale: bool = False  # the host's files have changed under it: another one takes its place
     waiting: list[WorkerSlot] = dataclasses.field(default_factory=list)  # until the hello
     asked: dict[int, tuple[WorkerSlot, socket.socket]] = dataclasses.field(default_factory=dict)
     workers: dict[int, WorkerSlot] = dataclasses.field(default_factory=dict)  # by pid, not reaped
@@ -69,15 +71,17 @@ class Zygotes:
         *,
         fleet: Fleet,
         lives: Lives,
+        images: Images,
         clock: Clock,
         events: Events,
         tasks: asyncio.TaskGroup,
         command: Callable[[Path, int], Sequence[str]] = zygote_command,
     ) -> None:
         self._fleet, self._lives, self._clock, self._events = fleet, lives, clock, events
-        self._tasks = tasks
+        self._images, self._tasks = images, tasks
         self._command = command
         self._zygotes: dict[Path, Zygote] = {}
+        self._stale: set[Zygote] = set()  # that still have to answer
         self._ending: set[Zygote] = set()
         self._request = 0
 
@@ -87,7 +91,27 @@ class Zygotes:
         return await asyncio.shield(zygote.hello)
 
     def fork(self, slot: WorkerSlot) -> None:
-        """Has a process made for the slot; `Lives` is told how it went."""
+        """Has a process made for the slot, of an image that is proven; `Lives` is told how it went.
+
+        What was proven and is unchanged costs a few calls of stat; all else is read in a thread.
+        """
+        generation = slot.generation
+        if generation.tree in self._zygotes and self._images.is_proven(generation.image):
+            self._fork_proven(slot)
+        else:
+            self._tasks.create_task(self._prove_and_fork(slot))
+
+    async def _prove_and_fork(self, slot: WorkerSlot) -> None:
+        image = slot.generation.image
+        try:
+            await self._images.prove(image)
+        except ImageError as error:
+            self._events.tell("image.refused", **slot.facts(), image=image.digest, error=str(error))
+            self._lives.fork_failed(slot, str(error))
+            return
+        self._fork_proven(slot)
+
+    def _fork_proven(self, slot: WorkerSlot) -> None:
         tree = slot.generation.tree
         try:
             zygote = self._zygotes.get(tree) or self._start(tree, deaths=0)
@@ -101,7 +125,8 @@ class Zygotes:
 
     def knows_exit_of(self, slot: WorkerSlot) -> bool:
         """Whether the zygote that forked this slot's process lives."""
-        return any(slot.pid in zygote.workers for zygote in self._zygotes.values())
+        zygotes = (*self._zygotes.values(), *self._stale)
+        return any(slot.pid in zygote.workers for zygote in zygotes)
 
     def pids(self) -> dict[Path, int]:
         """The running zygotes."""
@@ -116,7 +141,7 @@ class Zygotes:
 
     async def close(self) -> None:
         """Ends all zygotes and waits for them."""
-        for zygote in list(self._zygotes.values()):
+        for zygote in (*self._zygotes.values(), *self._stale):
             self._end(zygote)
         for zygote in list(self._ending):
             await zygote.gone.wait()
@@ -163,12 +188,12 @@ class Zygotes:
         status = await zygote.child.wait()
         zygote.child.close()
         zygote.gone.set()
-        if self._zygotes.get(zygote.tree) is zygote:
+        if self._zygotes.get(zygote.tree) is zygote or zygote in self._stale:
             self._died(zygote, status)
 
     def _end(self, zygote: Zygote) -> None:
         """By closing its channel: it has nothing to do that could keep it."""
-        del self._zygotes[zygote.tree]
+        self._forget(zygote)
         self._fail(zygote, "the zygote was ended")
         if zygote.line is not None:
             zygote.line.close()
@@ -183,6 +208,14 @@ class Zygotes:
             zygote.child.signal(signal.SIGKILL)
             await zygote.gone.wait()
         self._ending.discard(zygote)
+        if zygote.stale:  # its workers go on as our children
+            self._lives.zygote_died()
+            self._end_strays(zygote)
+
+    def _forget(self, zygote: Zygote) -> None:
+        self._stale.discard(zygote)
+        if self._zygotes.get(zygote.tree) is zygote:
+            del self._zygotes[zygote.tree]
 
     def _died(self, zygote: Zygote, status: int) -> None:
         text = f"exit {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
@@ -190,12 +223,12 @@ class Zygotes:
         if zygote.line is not None:
             zygote.line.read()  # its last words
             zygote.line.close()
-        del self._zygotes[zygote.tree]
+        self._forget(zygote)
         was_ready = zygote.hello.done() and zygote.hello.exception() is None
         self._fail(zygote, f"the zygote ended: {text}")
         self._lives.zygote_died()
         self._end_strays(zygote)
-        if was_ready and zygote.tree in self._fleet.trees_in_use():
+        if was_ready and not zygote.stale and zygote.tree in self._fleet.trees_in_use():
             self._replace(zygote)
 
     def _replace(self, dead: Zygote) -> None:
@@ -206,11 +239,16 @@ class Zygotes:
         )
 
     def _start_again(self, tree: Path, deaths: int) -> None:
-        if tree in self._zygotes or tree not in self._fleet.trees_in_use():
-            return
+        self._tasks.create_task(self._prove_and_start(tree, deaths))
+
+    async def _prove_and_start(self, tree: Path, deaths: int) -> None:
         try:
-            self._start(tree, deaths)
-        except LaunchError as error:
+            for generation in self._fleet.of_tree(tree):
+                await self._images.prove_tree(generation.image)
+                break
+            if tree not in self._zygotes and tree in self._fleet.trees_in_use():
+                self._start(tree, deaths)
+        except (ImageError, LaunchError) as error:
             self._events.tell("zygote.failed", error=str(error))
 
     def _fail(self, zygote: Zygote, error: str) -> None:
@@ -231,7 +269,8 @@ class Zygotes:
             if slot.pid != pid:
                 reap(pid)
         known = {slot.pid for slot in self._fleet.slots()}
-        known |= {other.child.pid for other in (*self._zygotes.values(), *self._ending)}
+        others = (*self._zygotes.values(), *self._stale, *self._ending)
+        known |= {other.child.pid for other in others}
         ours = Path(f"/proc/self/task/{os.getpid()}/children")
         with contextlib.suppress(OSError):
             for pid in (int(word) for word in ours.read_text().split()):
@@ -261,6 +300,8 @@ class Zygotes:
                 slot, channel = zygote.asked.pop(message.request)
                 channel.close()
                 self._lives.fork_failed(slot, message.error)
+            case Stale() if message.request in zygote.asked:
+                self._renew(zygote, message)
             case Exited() if message.pid in zygote.workers:
                 reaped = zygote.workers.pop(message.pid)
                 if reaped.pid == message.pid:
@@ -269,6 +310,19 @@ class Zygotes:
                 text = f"an unexpected {type(message).__name__}"
                 self._events.tell("zygote.broken", pid=zygote.child.pid, error=text)
         close_fds(fds)
+
+    def _renew(self, zygote: Zygote, told: Stale) -> None:
+        """Another zygote, of the files as they are now, forks what this one was asked for."""
+        slot, channel = zygote.asked.pop(told.request)
+        channel.close()
+        if not zygote.stale:
+            zygote.stale = True
+            self._events.tell("zygote.stale", pid=zygote.child.pid, files=list(told.files))
+            self._forget(zygote)
+            self._stale.add(zygote)
+        self.fork(slot)
+        if not zygote.asked:
+            self._end(zygote)
 
     def _greeted(self, zygote: Zygote, hello: ZygoteHello) -> None:
         took = self._clock.monotonic() - zygote.started_at

@@ -43,11 +43,13 @@ from dataplane.system.process import set_name
 from dataplane.system.sandbox import Layer, Sandbox
 from dataplane.worker import main as worker
 from dataplane.worker.birth import Birth, birth
+from dataplane.worker.mapped import MappedFiles
 
 STANDARD_FDS: Final = (0, 1, 2)
 # What a terminal, a service manager or a person may send to a whole group. Supervisors end workers
 # over their channels; a worker takes no signal that changes it, and inherits this.
 IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+STALE_NAMED: Final = 8  # files: the message is to stay short
 CRASHED: Final = 70  # a worker whose own code failed where nothing was left to report it
 
 
@@ -79,6 +81,7 @@ class _Zygote:
         self._channel = channel
         self._sandbox = sandbox
         self._layers = layers
+        self._mapped = MappedFiles()
         self._poll = select.poll()
         self._workers: dict[int, int] = {}  # pidfd: pid
 
@@ -103,6 +106,11 @@ class _Zygote:
         try:
             if not isinstance(order, messages.Fork):
                 raise ControlError(f"{type(order).__name__} is nothing for a zygote")
+            changed = self._mapped.changed()
+            if changed:
+                told = changed[:STALE_NAMED]
+                self._channel.send(messages.Stale(request=order.request, files=told))
+                return
             try:
                 self._fork(birth(order, envelope.fds, time.monotonic()))
             except (ControlError, OSError) as error:

@@ -91,7 +91,8 @@ def _boot(
     faults = Faults(birth.fork.faults)
     spec = AppSpec.from_json(read_sealed(birth.spec_fd))
     engine = _engine(birth, spec)
-    close_fds((birth.spec_fd, birth.stats_fd))
+    # The sealed spec stays open, unused: it shows to whoever may look what this worker was given.
+    close_fds((birth.stats_fd,))
     probe = Probe(spec)
     seal = seal_process(spec, birth.fork.seal, sandbox, layers)
     probe.run(engine)

@@ -17,8 +17,9 @@ DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 VERBS: Final = (
     "run", "up", "down", "swap", "rollback", "stop", "ps", "events", "build", "validate", "schema",
+    "plan", "apply", "diff",
 )  # fmt: skip
-NOT_YET: Final = ("plan", "apply", "history", "image", "diff", "logs", "top", "keys", "supervisor")
+NOT_YET: Final = ("logs", "top", "supervisor")
 
 # The keys of the contract, exactly.
 APP_KEYS: Final = {"app", "state", "wanted", "pending", "addresses", "generations"}
@@ -261,7 +262,8 @@ def test_socket_answers_the_calls_that_monitors_make(plane: Dataplane) -> None:
         ("POST", "/v1/apps/billing/swap", {"image": "sha256:" + "0" * 64}, 422),
         ("POST", "/v1/apps/billing/swap", {"faults": ["crash-before-ready"]}, 422),
         ("POST", "/v1/apps/billing/rollback", {}, 409),
-        ("POST", "/v1/plan", {}, 501),
+        ("POST", "/v1/plan", {"config_dir": "here"}, 422),
+        ("POST", "/v1/apply", {"plan": "sha256:" + "0" * 64}, 409),
     ],
 )
 def test_refused_call_is_a_problem(

@@ -140,3 +140,17 @@ def test_another_user_may_not_change_what_runs(folder: Path, nobody: Dataplane) 
             assert client.get().body == b"blue"
     finally:
         roots.close()
+
+
+def test_what_only_root_could_see_of_a_worker_is_told_with_the_reason(nobody: Dataplane) -> None:
+    """The rest is proven all the same: its image, its code on disk, its command line, its seal."""
+    nobody.configure(app_config())
+    nobody.start()
+    facts = nobody.cli("image", "verify", "--app", APP, "--json").fact()
+    assert facts["proven"] is False
+    (worker,) = facts["workers"]
+    found = {one["what"]: one for one in worker["points"]}
+    hidden = {what for what, one in found.items() if one["verdict"] == "unproven"}
+    assert hidden == {"config", "code in memory"}
+    assert all("root" in found[what]["detail"] for what in hidden)
+    assert {one["verdict"] for what, one in found.items() if what not in hidden} == {"proven"}

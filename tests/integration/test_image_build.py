@@ -23,6 +23,7 @@ from dataplane.image.build import build_image
 from dataplane.image.code import unpack_code
 from dataplane.image.store import Store, digest_of
 from dataplane.model.errors import ImageError
+from dataplane.model.names import Digest
 from tests.unit.image.trees import make_package
 from tests.unit.model.test_spec import SPEC
 
@@ -50,7 +51,8 @@ def command(
 def build(state: Path, *words: str | Path, folder: Path | None = None) -> str:
     done = command("build", "--app", "billing", "--state-dir", state, *words, folder=folder)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    # Nothing else is told, but that a first build in a state folder makes the key it signs with.
+    assert all("made a signing key" in line for line in done.stderr.splitlines())
     assert done.stdout.endswith("\n")
     return done.stdout.removesuffix("\n")
 
@@ -115,12 +117,11 @@ def test_the_same_inputs_give_the_same_digest_from_another_folder_and_day(tmp_pa
     second = build(tmp_path / "two", "--config", other, folder=tmp_path)
     assert first == second
     assert first.startswith("sha256:")
-    layout = [tmp_path / name / "images" for name in ("one", "two")]
-    files = [sorted(p.relative_to(root) for p in root.rglob("*")) for root in layout]
-    assert files[0] == files[1]
-    for name in files[0]:
-        if (layout[0] / name).is_file():
-            assert (layout[0] / name).read_bytes() == (layout[1] / name).read_bytes()
+    # All that the image consists of; signature and provenance are of their host and day.
+    images = [Store(tmp_path / name).image(Digest(first)) for name in ("one", "two")]
+    assert images[0] == images[1]
+    for store in (Store(tmp_path / name) for name in ("one", "two")):
+        store.check_blobs(Digest(first))
 
 
 def test_json_tells_what_is_in_the_image(tmp_path: Path) -> None:

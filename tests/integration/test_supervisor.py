@@ -276,7 +276,7 @@ def test_app_that_a_former_supervisor_left_running_is_not_started_beside_it(
 def test_signals_that_are_not_built_yet_are_told_and_do_nothing(plane: Dataplane) -> None:
     plane.configure(app_config())
     plane.start()
-    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
         plane.signal(number)
         told = plane.event("signal.passed_over", signal=number.name)
         assert told["reason"] == "not supported yet"

@@ -321,6 +321,12 @@ def test_what_is_not_built_yet_is_refused_and_never_ignored(tmp_path: Path, line
     assert "not supported yet" in found[0]
 
 
+@pytest.mark.parametrize("item", ["", "[]", "text", "7"])
+def test_a_route_that_is_no_mapping_is_a_finding(tmp_path: Path, item: str) -> None:
+    (finding,) = told(tmp_path, document(routes=f"routes:\n  - {item}\n"))
+    assert "a route" in finding
+
+
 def test_all_findings_come_at_once_in_order_of_lines(tmp_path: Path) -> None:
     text = document(
         "workers: 0\ndrain: {deadline: soon}",

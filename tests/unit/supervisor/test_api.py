@@ -17,8 +17,10 @@ from dataplane.supervisor.api import OPERATIONS, Api
 from dataplane.supervisor.desk import Desk, Standing
 from dataplane.supervisor.events import Events
 from dataplane.supervisor.fleet import Fleet, Wish
+from dataplane.supervisor.history import History
 from dataplane.supervisor.images import Images
 from dataplane.supervisor.openapi import document
+from dataplane.supervisor.planning import Planning
 from dataplane.supervisor.rollouts import Rollouts
 from dataplane.supervisor.wanted import Wanted
 from dataplane.system.clock import SystemClock
@@ -36,6 +38,7 @@ def desk(tmp_path: Path) -> Desk:
         rollouts=cast(Rollouts, None),
         wanted=Wanted(tmp_path / "apps.json", events),
         images=cast(Images, None),
+        history=History(tmp_path / "history", clock=SystemClock(), events=events),
         events=events,
         former=(),
     )
@@ -48,6 +51,7 @@ def call(
     events = Events(SystemClock(), lambda _: None)
     api = Api(
         desk=desk,
+        planning=cast(Planning, None),
         fleet=Fleet(),
         events=events,
         default_wish=Wish(config_dir=Path("/nowhere")),
@@ -74,9 +78,7 @@ def call(
         ("POST", "/v1/apps/none/swap", 404),
         ("POST", "/v1/apps/none/rollback", 404),
         ("POST", "/v1/apps/none/stop", 404),
-        ("POST", "/v1/plan", 501),
-        ("GET", "/v1/apps/none/history", 501),
-        ("GET", "/v1/images/sha256:0", 501),
+        ("GET", "/v1/apps/none/history", 404),
         ("DELETE", "/v1/apps/none", 405),
     ],
 )
@@ -127,6 +129,16 @@ def test_stranger_may_read_and_change_nothing(desk: Desk) -> None:
 def test_body_that_is_not_understood_is_refused(desk: Desk, body: Any) -> None:
     answer, told = call(desk, "PUT", "/v1/apps/billing", body)
     assert (answer.status, told["title"]) == (422, "Unprocessable Entity")
+
+
+@pytest.mark.parametrize("path", ["/v1/plan", "/v1/apply"])
+@pytest.mark.parametrize(
+    "body",
+    [b"{", [], {"app": "billing"}, {"config_dir": "relative"}, {"environment": {"A": 1}},
+     {"plan": 3}],
+)  # fmt: skip
+def test_plan_that_is_not_understood_is_refused(desk: Desk, path: str, body: Any) -> None:
+    assert call(desk, "POST", path, body)[0].status == 422
 
 
 def test_wait_for_what_is_no_moment_is_refused(desk: Desk) -> None:
