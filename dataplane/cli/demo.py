@@ -23,7 +23,7 @@ from dataplane.cli.folders import Folders, find_folders
 from dataplane.model.errors import LaunchError
 from dataplane.model.names import AppName
 from dataplane.model.spec import AppSpec, EndpointSpec, ListenerSpec, RouteSpec
-from dataplane.system.process import Child, spawn
+from dataplane.system.process import OWN_COMMAND, Child, spawn
 
 EX_USAGE: Final = 64
 
@@ -122,7 +122,7 @@ def _start_servers(spec: AppSpec, servers: contextlib.ExitStack) -> None:
             print(f"demo: upstream {name} at {told} is not on this host: left alone")
             continue
         with _listen(endpoint) as listener:
-            argv = [sys.executable, "-m", "dataplane", "demo", "--upstream", told, "--name", name]
+            argv = [*OWN_COMMAND, "demo", "--upstream", told, "--name", name]
             argv += ["--listener", str(listener.fileno()), "--lifeline", str(lifeline)]
             fds = (listener.fileno(), lifeline)
             children.append(spawn(argv, environment=os.environ, fds=fds))

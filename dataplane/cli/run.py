@@ -228,9 +228,11 @@ def _start_detached(args: argparse.Namespace, folders: Folders) -> int:
 
 
 def _again(args: argparse.Namespace, folders: Folders) -> list[str]:
+    from dataplane.system.process import OWN_COMMAND
+
     apps = [args.app] if isinstance(args.app, str) else args.app
     verb = "run" if isinstance(args.app, str) else "up"
-    argv = [sys.executable, "-m", "dataplane", verb, "--detached"]
+    argv = [*OWN_COMMAND, verb, "--detached"]
     argv += ["--config", str(folders.config), "--run-dir", str(folders.run)]
     argv += ["--state-dir", str(folders.state)]
     for app in apps:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +18,7 @@ from dataplane.image.store import Image, Store
 from dataplane.model.errors import ConfigError, Finding, ImageError, LaunchError
 from dataplane.model.names import AppName, Digest
 from dataplane.model.spec import SpecError, decode
-from dataplane.system.process import run
+from dataplane.system.process import OWN_COMMAND, run
 
 BUILD_SECONDS: Final = 60.0
 # What a Python program needs to be found and to speak plainly; all else is the asker's.
@@ -27,7 +26,7 @@ KEPT_VARIABLES: Final = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
 )  # fmt: skip
 
-BUILD_COMMAND: Final = (sys.executable, "-m", "dataplane", "build")
+BUILD_COMMAND: Final = (*OWN_COMMAND, "build")
 
 
 class Images:
