@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Final
 
 import dataplane
-from dataplane.cli.folders import find_folders
+from dataplane.cli.folders import app_name, find_folders
 from dataplane.model.errors import ConfigError, Finding, ImageError
-from dataplane.model.names import AppName
 
 EX_OK: Final = 0
 EX_FAILED: Final = 1
@@ -38,7 +37,9 @@ def add_verbs(
         "Stdout is the digest and nothing else; the same inputs give the same digest.",
         epilog="example: dataplane build --app billing",
     )
-    build.add_argument("--app", required=True, metavar="NAME", help="the app to build")
+    build.add_argument(
+        "--app", type=app_name, required=True, metavar="NAME", help="the app to build"
+    )
     build.set_defaults(run=run_build)
 
     validate = verbs.add_parser(
@@ -72,7 +73,7 @@ def run_build(args: argparse.Namespace) -> int:
     folders = find_folders(args)
     started = time.monotonic()
     try:
-        spec = load_app(folders.config, AppName(args.app), os.environ)
+        spec = load_app(folders.config, args.app, os.environ)
         store = Store.open(folders.state)
         digest = build_image(store, spec, package_root())
         image = store.image(digest)
