@@ -53,7 +53,7 @@ lint: setup ## ruff, mypy --strict, import rules, clang-format, gcc -fanalyzer w
 # interpreter itself is not sanitised: what it never frees is not our leak. Only tests that drive the
 # engine in their own process: a sealed worker could not even open the file a report needs.
 SAN := $(BUILD)/san
-SAN_TESTS = $(wildcard tests/unit/engine tests/property tests/conformance tests/integration/test_engine*.py)
+SAN_TESTS = $(wildcard tests/unit/engine tests/property tests/conformance tests/integration/test_http_*.py tests/integration/test_tcp_*.py)
 san: setup ## run the engine's tests on a library with the address and undefined sanitizers
 	@mkdir -p $(SAN)
 	@rm -rf $(SAN)/dataplane $(SAN)/native $(SAN)/tests
@@ -67,8 +67,9 @@ san: setup ## run the engine's tests on a library with the address and undefined
 	    UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 	    $(CURDIR)/$(BIN)/python -P -m pytest -q -p no:cacheprovider --capture=sys --timeout 240 $(SAN_TESTS)
 
-fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
+fuzz: setup ## run each fuzz target for FUZZ_SECONDS (60), and the properties on new examples
 	@$(MAKE) --no-print-directory -C native fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
+	@$(BIN)/pytest -q --hypothesis-profile=search tests/property tests/unit/image/test_config_fuzz.py
 
 bench: setup ## measure: beside the peers in one run, and swaps under load
 	@$(MAKE) --no-print-directory -C benchmarks/load

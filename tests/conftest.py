@@ -20,10 +20,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import hypothesis
 import pytest
 
 PR_SET_CHILD_SUBREAPER: Final = 36
 GRACE_SECONDS: Final = 5.0  # for what was told to end and is about to
+
+# The same examples in every run, so that a failure is the change's and not the day's; `make fuzz`
+# searches with new ones.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.register_profile("search", derandomize=False)
+hypothesis.settings.load_profile("same")
 
 _started_in = pytest.StashKey[dict[int, str]]()
 

@@ -19,11 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from dataplane.cli.folders import Folders, find_folders
+from dataplane.cli.folders import Folders, app_name, find_folders
 from dataplane.model.errors import LaunchError
-from dataplane.model.names import AppName
 from dataplane.model.spec import AppSpec, EndpointSpec, ListenerSpec, RouteSpec
-from dataplane.system.process import Child, spawn
+from dataplane.system.process import OWN_COMMAND, Child, spawn
 
 EX_USAGE: Final = 64
 
@@ -47,7 +46,7 @@ def add_verbs(
         epilog="example: dataplane demo --app billing",
     )
     what = demo.add_mutually_exclusive_group(required=True)
-    what.add_argument("--app", metavar="NAME", help="the app to run")
+    what.add_argument("--app", type=app_name, metavar="NAME", help="the app to run")
     what.add_argument("--upstream", metavar="HOST:PORT", help="only one server, at this address")
     demo.add_argument("--name", default="demo", help="what that one server calls itself")
     # How the demo starts its servers: a socket that listens already, and a pipe that ends with it.
@@ -64,7 +63,7 @@ def run_demo(args: argparse.Namespace) -> int:
     from dataplane.image.config import load_app
 
     folders = _writable_folders(args)
-    spec = load_app(folders.config, AppName(args.app), os.environ)
+    spec = load_app(folders.config, args.app, os.environ)
     with contextlib.ExitStack() as servers:
         _start_servers(spec, servers)
         return _run_app(spec, folders)
@@ -122,7 +121,7 @@ def _start_servers(spec: AppSpec, servers: contextlib.ExitStack) -> None:
             print(f"demo: upstream {name} at {told} is not on this host: left alone")
             continue
         with _listen(endpoint) as listener:
-            argv = [sys.executable, "-m", "dataplane", "demo", "--upstream", told, "--name", name]
+            argv = [*OWN_COMMAND, "demo", "--upstream", told, "--name", name]
             argv += ["--listener", str(listener.fileno()), "--lifeline", str(lifeline)]
             fds = (listener.fileno(), lifeline)
             children.append(spawn(argv, environment=os.environ, fds=fds))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import dataplane
-from dataplane.cli.folders import Folders, find_folders
+from dataplane.cli.folders import Folders, app_name, find_folders
 
 WATCH_SECONDS: Final = 1.0
 
@@ -30,7 +30,7 @@ def add_verbs(
         description="Shows apps, their generations and workers.",
         epilog="example: dataplane ps --watch",
     )
-    ps.add_argument("--app", metavar="NAME", help="this app alone")
+    ps.add_argument("--app", type=app_name, metavar="NAME", help="this app alone")
     ps.add_argument("--watch", action="store_true", help="again each second, with requests/s")
     ps.set_defaults(run=run_ps)
 

@@ -1,4 +1,4 @@
-"""Where a command finds its folders: by flag, then environment, then default.
+"""What commands have in common: their folders (by flag, environment, default) and apps' names.
 
 The command line is the only place that reads the environment for settings.
 """
@@ -9,6 +9,8 @@ import argparse
 import dataclasses
 import os
 from pathlib import Path
+
+from dataplane.model.names import APP_NAME, AppName
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,3 +51,12 @@ def _default(root: str, variable: str, fallback: Path) -> Path:
     if os.getuid() == 0:
         return Path(root) / "dataplane"
     return Path(os.environ.get(variable) or fallback) / "dataplane"
+
+
+def app_name(text: str) -> AppName:
+    """As the `type` of an argument: what no app can be called is wrong usage."""
+    if APP_NAME.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an app's name: lower-case letters, digits and hyphens"
+        )
+    return AppName(text)

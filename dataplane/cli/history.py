@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dataplane.cli.folders import find_folders
+from dataplane.cli.folders import app_name, find_folders
 
 
 def add_verbs(
@@ -22,7 +22,7 @@ def add_verbs(
         "for it, its image, how it went. With --json each with its whole ledger.",
         epilog="example: dataplane history --app billing",
     )
-    history.add_argument("--app", required=True, metavar="NAME")
+    history.add_argument("--app", type=app_name, required=True, metavar="NAME")
     history.set_defaults(run=run_history)
 
 

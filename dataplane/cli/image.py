@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import dataplane
-from dataplane.cli.folders import find_folders
+from dataplane.cli.folders import app_name, find_folders
 from dataplane.model.errors import ConfigError, Finding, ImageError
 from dataplane.model.names import AppName, Digest
 from dataplane.model.spec import AppSpec
@@ -40,7 +40,7 @@ def add_verbs(
         epilog="example: dataplane build --app billing",
     )
     which = build.add_mutually_exclusive_group(required=True)
-    which.add_argument("--app", metavar="NAME", help="the app to build")
+    which.add_argument("--app", type=app_name, metavar="NAME", help="the app to build")
     which.add_argument("--all", action="store_true", help="all apps; a line each: digest, app")
     # For the supervisor, which proves each image before it starts: what is listed is not looked at.
     build.add_argument("--known", action="store_true", help=argparse.SUPPRESS)
@@ -85,7 +85,7 @@ def run_build(args: argparse.Namespace) -> int:
     folders = find_folders(args)
     started = time.monotonic()
     try:
-        app = AppName(args.app)
+        app: AppName = args.app
         now = SystemClock().now()
         if args.rebuild is not None:
             store = Store.open(folders.state)

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from dataplane.cli.folders import Folders, find_folders
+from dataplane.cli.folders import Folders, app_name, find_folders
 from dataplane.cli.keys import ensure_keys
 from dataplane.model.errors import ControlError, LaunchError
-from dataplane.model.names import APP_NAME, AppName
+from dataplane.model.names import AppName
 
 # How a line of the supervisor's log begins that tells an event, and no error.
 _EVENT_LINE: Final = re.compile(r"\d{4}-\d\d-\d\dT")
@@ -34,7 +34,7 @@ def add_verbs(
         "foreground, until it is told to end; with one, starts or swaps the app in it.",
         epilog="example: dataplane run --app billing",
     )
-    run.add_argument("--app", required=True, metavar="NAME", help="the app to run")
+    run.add_argument("--app", type=app_name, required=True, metavar="NAME", help="the app to run")
     _add_start_flags(run)
     run.set_defaults(run=run_run)
 
@@ -46,7 +46,14 @@ def add_verbs(
         "served last; apps that never ran are built from the config folder.",
         epilog="example: dataplane up --detach",
     )
-    up.add_argument("--app", action="append", default=[], metavar="NAME", help="this app (again)")
+    up.add_argument(
+        "--app",
+        type=app_name,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="this app (again)",
+    )
     _add_start_flags(up)
     up.set_defaults(run=run_up)
 
@@ -77,7 +84,7 @@ def run_run(args: argparse.Namespace) -> int:
     from dataplane.control.client import NotRunning
 
     folders = find_folders(args)
-    app = _app_name(args.app)
+    app: AppName = args.app
     body = wish_of(folders, app, None, force=False)
     try:
         answer = ask(folders, "PUT", f"/v1/apps/{app}", body, seconds=None)
@@ -96,7 +103,7 @@ def run_up(args: argparse.Namespace) -> int:
         with Client(supervisor_socket(folders)) as client:
             raise LaunchError(f"a supervisor already runs on {folders.run}, pid {client.pid}")
     except NotRunning:
-        return _start(args, folders, tuple(_app_name(app) for app in args.app), build=False)
+        return _start(args, folders, tuple(args.app), build=False)
 
 
 def run_down(args: argparse.Namespace) -> int:
@@ -141,12 +148,6 @@ def _end_supervisor(folders: Folders) -> int | None:
     finally:
         os.close(pidfd)
     return pid
-
-
-def _app_name(text: str) -> AppName:
-    if APP_NAME.fullmatch(text) is None:
-        raise LaunchError(f"{text!r} is not an app's name: lower-case letters, digits and hyphens")
-    return AppName(text)
 
 
 # --- starting ----------------------------------------------------------------------------------
@@ -231,9 +232,11 @@ def _start_detached(args: argparse.Namespace, folders: Folders) -> int:
 
 
 def _again(args: argparse.Namespace, folders: Folders) -> list[str]:
+    from dataplane.system.process import OWN_COMMAND
+
     apps = [args.app] if isinstance(args.app, str) else args.app
     verb = "run" if isinstance(args.app, str) else "up"
-    argv = [sys.executable, "-m", "dataplane", verb, "--detached"]
+    argv = [*OWN_COMMAND, verb, "--detached"]
     argv += ["--config", str(folders.config), "--run-dir", str(folders.run)]
     argv += ["--state-dir", str(folders.state)]
     for app in apps:

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dataplane.cli.folders import Folders, find_folders
+from dataplane.cli.folders import Folders, app_name, find_folders
 from dataplane.model.errors import ControlError, ImageError
 from dataplane.model.names import AppName, Digest
 
@@ -64,7 +64,7 @@ def add_verbs(
         )
 
     ls = verb("ls", "list them, oldest first", "Lists the images and who needs them.", "ls")
-    ls.add_argument("--app", metavar="NAME", help="this app's alone")
+    ls.add_argument("--app", type=app_name, metavar="NAME", help="this app's alone")
     ls.set_defaults(run=run_ls)
 
     inspect = verb(
@@ -86,7 +86,9 @@ def add_verbs(
     )
     which = verify.add_mutually_exclusive_group()
     which.add_argument("digest", metavar="DIGEST", nargs="?", help="this image alone")
-    which.add_argument("--app", metavar="NAME", help="this app's workers, from outside")
+    which.add_argument(
+        "--app", type=app_name, metavar="NAME", help="this app's workers, from outside"
+    )
     verify.set_defaults(run=run_verify)
 
     rm = verb(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from dataplane.cli.folders import find_folders
+from dataplane.cli.folders import app_name, find_folders
 
 
 def add_verbs(
@@ -20,7 +20,7 @@ def add_verbs(
         "it beside the running one, moves the connections, and prints the ledger.",
         epilog="example: dataplane swap --app billing",
     )
-    swap.add_argument("--app", required=True, metavar="NAME")
+    swap.add_argument("--app", type=app_name, required=True, metavar="NAME")
     swap.add_argument("--image", metavar="DIGEST", help="a stored image instead of a build")
     swap.add_argument("--force", action="store_true", help="also where nothing changed")
     swap.add_argument(
@@ -39,7 +39,7 @@ def add_verbs(
         "(its digest, or the first digits of it); it must be in the store.",
         epilog="example: dataplane rollback --app billing",
     )
-    rollback.add_argument("--app", required=True, metavar="NAME")
+    rollback.add_argument("--app", type=app_name, required=True, metavar="NAME")
     rollback.add_argument("image", nargs="?", metavar="DIGEST")
     rollback.set_defaults(run=run_rollback)
 
@@ -50,7 +50,7 @@ def add_verbs(
         description="Drains and stops one app. It stays stopped over restarts, until it is run.",
         epilog="example: dataplane stop --app billing",
     )
-    stop.add_argument("--app", required=True, metavar="NAME")
+    stop.add_argument("--app", type=app_name, required=True, metavar="NAME")
     stop.set_defaults(run=run_stop)
 
 

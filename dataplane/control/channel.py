@@ -52,7 +52,7 @@ class Line:
         self._sock = sock
         self._hear = hear
         self._loop = loop
-        loop.add_reader(sock.fileno(), self._read)
+        loop.add_reader(sock.fileno(), self.read)
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Sends one message whole and at once. The descriptors stay the caller's.
@@ -72,7 +72,8 @@ class Line:
             self._loop.remove_reader(self._sock.fileno())
             self._sock.close()
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Hands on all that has arrived."""
         while self._sock.fileno() >= 0:
             try:
                 heard: Heard = _open(receive_with_fds(self._sock, MESSAGE_LIMIT))

@@ -151,7 +151,7 @@ def _missing(config_dir: Path, app: AppName) -> Finding:
     if near := suggest(app, known):
         hint = f"did you mean {near}?"
     elif known:
-        hint = "there are " + ", ".join(known)
+        hint = "the folder has " + ", ".join(known)
     else:
         hint = "name the folder that holds apps/ by --config"
     return _of_file(str(app_file(config_dir, app)), "no such file", hint)

@@ -13,6 +13,7 @@ import socket
 from datetime import datetime
 from pathlib import Path
 
+from dataplane.control.channel import Line
 from dataplane.control.messages import DrainCounts, Received, Seal
 from dataplane.control.stats import NO_STATS, Stats, StatsPage
 from dataplane.image.store import Image
@@ -20,7 +21,6 @@ from dataplane.model import lifecycle, rollout
 from dataplane.model.ledger import Side
 from dataplane.model.lifecycle import Life
 from dataplane.model.names import AppName, Digest, Generation
-from dataplane.supervisor.line import Line
 from dataplane.supervisor.listeners import Lent
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +23,7 @@ from dataplane.image.store import Image, Store
 from dataplane.model.errors import ConfigError, Finding, ImageError, LaunchError
 from dataplane.model.names import AppName, Digest
 from dataplane.model.spec import SpecError, decode
-from dataplane.system.process import run
+from dataplane.system.process import OWN_COMMAND, run
 
 BUILD_SECONDS: Final = 60.0
 BUILD_ALL_SECONDS: Final = 300.0
@@ -34,7 +33,7 @@ KEPT_VARIABLES: Final = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
 )  # fmt: skip
 
-BUILD_COMMAND: Final = (sys.executable, "-m", "dataplane", "build")
+BUILD_COMMAND: Final = (*OWN_COMMAND, "build")
 
 
 class Images:

@@ -15,6 +15,7 @@ import socket
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from dataplane.control.channel import Heard, Line
 from dataplane.control.messages import (
     Drain,
     Drained,
@@ -31,11 +32,9 @@ from dataplane.model import lifecycle
 from dataplane.model.errors import ControlError
 from dataplane.model.lifecycle import TRANSITIONS, Action, Event, Life
 from dataplane.model.machine import step
-from dataplane.supervisor import line
 from dataplane.supervisor.events import Events
 from dataplane.supervisor.fleet import Taker, WorkerSlot
 from dataplane.system.clock import Clock
-from dataplane.system.fds import close_fds
 from dataplane.system.process import reap, signal_pidfd
 
 # From a pidfd's word that a worker ended to its zygote's word how: the latter is only for telling.
@@ -123,7 +122,7 @@ class Lives:
         asyncio.get_running_loop().add_reader(pidfd, self._process_ended, slot)
         self.happen(slot, Event.FORKED)
         # Only now: what it says must not come before that it is.
-        slot.line = line.Line(channel, lambda received: self._hear(slot, received))
+        slot.line = Line(channel, lambda heard: self._hear(slot, heard), asyncio.get_running_loop())
         slot.line.read()
 
     def fork_failed(self, slot: WorkerSlot, error: str) -> None:
@@ -146,21 +145,20 @@ class Lives:
 
     # --- what a worker says -------------------------------------------------------------------
 
-    def _hear(self, slot: WorkerSlot, received: line.Received) -> None:
-        if received is None:
+    def _hear(self, slot: WorkerSlot, heard: Heard) -> None:
+        if heard is None:
             pidfd = slot.pidfd
             asyncio.get_running_loop().call_later(SILENCE_SECONDS, self._silent, slot, pidfd)
             return
-        if isinstance(received, ControlError):
-            self._broke_protocol(slot, str(received))
+        if isinstance(heard, ControlError):
+            self._broke_protocol(slot, str(heard))
             return
-        message, fds = received
-        close_fds(fds)  # a worker has nothing to give
-        event = self._take(slot, message)
+        heard.close_fds()  # a worker has nothing to give
+        event = self._take(slot, heard.message)
         if event is None:
             return
         if (slot.life, event) not in TRANSITIONS:
-            self._broke_protocol(slot, f"{type(message).__name__} while {slot.life.value}")
+            self._broke_protocol(slot, f"{type(heard.message).__name__} while {slot.life.value}")
             return
         self.happen(slot, event)
 

@@ -17,13 +17,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from dataplane.control.channel import Heard, Line
 from dataplane.control.messages import Exited, Fork, Forked, ForkFailed, Stale, ZygoteHello
 from dataplane.model import lifecycle
 from dataplane.model.errors import ControlError, DataplaneError, ImageError, LaunchError
 from dataplane.supervisor.events import Events
 from dataplane.supervisor.fleet import Fleet, WorkerSlot
 from dataplane.supervisor.images import Images
-from dataplane.supervisor.line import Line, Received
 from dataplane.supervisor.lives import Lives
 from dataplane.system.clock import Clock
 from dataplane.system.fds import close_fds
@@ -173,7 +173,9 @@ class Zygotes:
         # Whoever waits for it takes the failure; without a waiter it is told by an event.
         zygote.hello.add_done_callback(lambda hello: hello.exception())
         self._zygotes[tree] = zygote
-        zygote.line = Line(ours, lambda received: self._hear(zygote, received))
+        zygote.line = Line(
+            ours, lambda heard: self._hear(zygote, heard), asyncio.get_running_loop()
+        )
         self._tasks.create_task(self._watch(zygote))
         return zygote
 
@@ -280,14 +282,14 @@ class Zygotes:
 
     # --- what it says -------------------------------------------------------------------------
 
-    def _hear(self, zygote: Zygote, received: Received) -> None:
-        if received is None:
+    def _hear(self, zygote: Zygote, heard: Heard) -> None:
+        if heard is None:
             return  # its death is told by its pidfd
-        if isinstance(received, ControlError):
-            self._events.tell("zygote.broken", pid=zygote.child.pid, error=str(received))
+        if isinstance(heard, ControlError):
+            self._events.tell("zygote.broken", pid=zygote.child.pid, error=str(heard))
             zygote.child.signal(signal.SIGKILL)
             return
-        message, fds = received
+        message, fds = heard.message, heard.fds
         match message:
             case ZygoteHello() if not zygote.hello.done():
                 self._greeted(zygote, message)

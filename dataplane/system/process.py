@@ -12,6 +12,7 @@ import dataclasses
 import os
 import signal
 import subprocess
+import sys
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ from typing import IO, Final
 from dataplane.model.errors import LaunchError
 from dataplane.system.libc import prctl
 from dataplane.system.readiness import readable
+
+# The installed dataplane, as a child. -P: a folder of that name where the asker stands is not run.
+OWN_COMMAND: Final = (sys.executable, "-P", "-m", "dataplane")
 
 _PR_SET_NAME: Final = 15
 _NAME_BYTES: Final = 15

@@ -264,7 +264,8 @@ int dp_response_parse(const uint8_t *data, size_t len, const dp_head_limits *lim
                       dp_response_head *ret_head);
 
 typedef struct {
-    uint64_t left; /* data bytes left of the current chunk */
+    uint64_t left;  /* data bytes left of the current chunk */
+    uint64_t total; /* data bytes of all chunks so far */
     uint32_t state;
     uint32_t overhead; /* bytes of extensions and trailers so far, bounded */
 } dp_chunked;          /* all zero: the start */

@@ -226,6 +226,7 @@ int dp_chunked_feed(dp_chunked *state, uint8_t *data, size_t len, int keep_frami
             used += count;
             kept += count;
             state->left -= count;
+            state->total += count;
             if (state->left == 0) {
                 state->state = PH_DATA_CR;
             }

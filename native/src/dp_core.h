@@ -169,7 +169,6 @@ enum {                         /* dp_conn.flags */
 typedef struct dp_exchange {
     const dp_route *route;
     uint64_t request_left;
-    uint64_t request_bytes; /* of the body, for the limit */
     uint64_t response_left;
     dp_chunked request_chunked;
     dp_chunked response_chunked;

@@ -219,9 +219,9 @@ static dp_body_step request_feed(dp_engine *engine, dp_exchange *exchange, uint8
 {
     dp_body_step step = dp_body_feed(exchange->request_framing, &exchange->request_left,
                                      &exchange->request_chunked, true, data, len);
-    exchange->request_bytes += step.kept;
+    /* What was announced was held against the limit with the head. */
     if (step.failure == DP_OK && engine->options.max_body_bytes != 0 &&
-        exchange->request_bytes > engine->options.max_body_bytes)
+        exchange->request_chunked.total > engine->options.max_body_bytes)
         step.failure = DP_ETOOBIG;
     return step;
 }

@@ -222,3 +222,14 @@ def test_a_client_that_says_nothing_or_half_a_head_and_leaves_is_forgotten(
         client.reset()
     running.settles()
     assert running.stats()["requests_total"] == 0
+
+
+def test_only_data_counts_against_the_limit_of_a_body(proxy: START, upstream: SERVE) -> None:
+    running = proxy(upstream().port, body_bytes=1000)
+    with running.client() as client:
+        client.send(POST + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 1000)
+        client.send(b"0\r\n\r\n")
+        assert client.answer().status == 200
+        client.send(POST + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 1001)
+        client.send(b"0\r\n\r\n")
+        check_own(client.answer(), 413)

@@ -79,7 +79,7 @@ def test_without_a_supervisor_a_verb_that_needs_one_exits_1(
 
 
 def test_name_that_no_app_can_have_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code("run", "--app", "../x") == 1
+    assert exit_code("run", "--app", "../x") == 64
     assert "is not an app's name" in capsys.readouterr().err
 
 
