@@ -383,7 +383,7 @@ def disk_failure(folder: Path, error: OSError) -> str:
     text = f"cannot write {place}: {os.strerror(error.errno) if error.errno else error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"{text}; images that were built before are untouched. Free some space in {folder}"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
         return f"{text}; name a folder that you may write to by --state-dir"
     return text
 
