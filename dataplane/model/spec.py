@@ -2,7 +2,9 @@
 
 This is what the config layer of an image holds, as canonical JSON, and what a worker builds its
 engine from. Durations are whole milliseconds, sizes bytes; every default is written out. Decoding
-is strict: a field too many or too few, or of the wrong type, is a `SpecError`.
+is strict: a field too many or too few, or of the wrong type, is a `SpecError`. A field that came
+after the first release has a default, which means what code before it did: so an older image's spec
+is still understood, and everything that is made today has every field written out.
 """
 
 from __future__ import annotations
@@ -157,9 +159,15 @@ def learn(kind: Any) -> _Decoder:
         return _mapping(learn(parts[1]))
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        fields = {field.name: learn(hints[field.name]) for field in dataclasses.fields(kind)}
-        return _object(kind, fields)
+        told = dataclasses.fields(kind)
+        fields = {field.name: learn(hints[field.name]) for field in told}
+        needed = frozenset(field.name for field in told if _is_needed(field))
+        return _object(kind, fields, needed)
     return _plain(getattr(kind, "__supertype__", kind))  # NewType
+
+
+def _is_needed(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _literal(choices: tuple[Any, ...]) -> _Decoder:
@@ -208,16 +216,16 @@ def _mapping(item: _Decoder) -> _Decoder:
     return decoder
 
 
-def _object(kind: Any, fields: dict[str, _Decoder]) -> _Decoder:
+def _object(kind: Any, fields: dict[str, _Decoder], needed: frozenset[str]) -> _Decoder:
     def decoder(value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise SpecError(f"{where}: expected an object, got {type(value).__name__}")
         if value.keys() != fields.keys():
             if unknown := sorted(value.keys() - fields.keys()):
                 raise SpecError(f"{where}: unknown {', '.join(unknown)}")
-            missing = sorted(fields.keys() - value.keys())
-            raise SpecError(f"{where}: missing {', '.join(missing)}")
-        return kind(**{name: fields[name](value[name], f"{where}.{name}") for name in fields})
+            if missing := sorted(needed - value.keys()):
+                raise SpecError(f"{where}: missing {', '.join(missing)}")
+        return kind(**{name: fields[name](value[name], f"{where}.{name}") for name in value})
 
     return decoder
 

@@ -83,7 +83,7 @@ def test_nodes_know_their_places() -> None:
             "a: " + "[" * MAX_DEPTH + "]" * MAX_DEPTH,
             f"f:1:35: nested deeper than {MAX_DEPTH} levels",
         ),
-        ("a: " + "[" * 100_000, f"f:1:35: nested deeper than {MAX_DEPTH} levels"),
+        ("a: " + "[" * 900, f"f:1:35: nested deeper than {MAX_DEPTH} levels"),
         ("x" * (MAX_FILE_BYTES + 1), "f: the file is too large | 1 MiB is the largest"),
     ],
 )
@@ -142,3 +142,9 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
         assert findings[0].message == "not a file"
     (tmp_path / "loop").symlink_to("loop")
     assert read_document(tmp_path / "loop")[1][0].message.startswith("cannot be read: ")
+
+
+def test_depth_that_the_yaml_library_itself_refuses_is_one_finding() -> None:
+    _, findings = parse("a: " + "[" * 100_000)
+    assert len(findings) == 1
+    assert "nest" in findings[0]

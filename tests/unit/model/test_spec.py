@@ -20,6 +20,7 @@ from dataplane.model.spec import (
     SpecError,
     TimeoutsSpec,
     UpstreamSpec,
+    decode,
 )
 
 NO_EDITS = HeaderEdits(set=(), remove=())
@@ -129,3 +130,21 @@ def test_what_is_not_even_json_is_refused(data: bytes) -> None:
 def test_a_spec_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         SPEC.workers = 2  # type: ignore[misc]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Grown:
+    """A kind of object that got a field after its first release."""
+
+    old: int
+    new: str = "as before"
+
+
+def test_field_that_came_later_may_be_missing() -> None:
+    assert decode(Grown, {"old": 1}, "grown") == Grown(old=1)
+    assert decode(Grown, {"old": 1, "new": "told"}, "grown") == Grown(old=1, new="told")
+
+
+def test_field_that_was_always_there_may_not() -> None:
+    with pytest.raises(SpecError, match="missing old"):
+        decode(Grown, {"new": "told"}, "grown")
