@@ -29,7 +29,7 @@ class Events:
         self._ring: collections.deque[Event] = collections.deque(maxlen=RING_EVENTS)
         self._streams: set[asyncio.Queue[Event]] = set()
 
-    def tell(self, name: str, **fields: Any) -> None:
+    def tell(self, name: str, /, **fields: Any) -> None:
         """Adds one event, stamped now."""
         event: Event = {"time": timestamp(self._clock.now()), "event": name, **fields}
         self._ring.append(event)

@@ -27,6 +27,7 @@ UNWANTED_IN_TYPES: Final = (
 ONLY_IN: Final[dict[str, str | tuple[str, ...]]] = {
     "dataplane.engine._native": "dataplane/engine/",
     "cffi": "dataplane/engine/",
+    "dns": "dataplane/supervisor/nameserver.py",
     "subprocess": "dataplane/system/process.py",
     "yaml": "dataplane/image/",
     "jsonschema": "dataplane/image/",
