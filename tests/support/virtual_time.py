@@ -33,12 +33,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
+        self.clock_reads = 0  # by the code under test: whoever polls has many
         super().__init__(self._jumping)
 
     def time(self) -> float:
         return self._jumping.seconds
 
     def monotonic(self) -> float:
+        self.clock_reads += 1
         return self._jumping.seconds
 
     def now(self) -> datetime:

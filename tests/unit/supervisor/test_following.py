@@ -137,7 +137,9 @@ def test_nothing_is_asked_while_nothing_is_watched() -> None:
         fake.following.forget(BILLING)
         await let_pass(100_000)
 
-    assert not follow(test).asked
+    fake = follow(test)
+    assert not fake.asked
+    assert fake.loop.clock_reads < 20
 
 
 def test_names_are_asked_for_side_by_side_within_a_bound() -> None:
@@ -151,6 +153,7 @@ def test_names_are_asked_for_side_by_side_within_a_bound() -> None:
 
     fake = follow(test)
     assert fake.asked_most == QUESTIONS
+    assert fake.loop.clock_reads < 10 * len(names)  # who waits for its turn waits for an answer
     assert sorted(fake.times_asked()) == [30] * QUESTIONS + [32] * QUESTIONS + [34] * QUESTIONS
 
 
@@ -399,6 +402,20 @@ def test_app_with_other_addresses_has_the_name_asked_for_before_anybody_is_told(
     fake = follow(test)
     assert fake.asked == [(10, "api")]
     assert fake.told == [(10, BILLING)]
+
+
+def test_doubt_while_a_name_is_asked_for_asks_no_second_time() -> None:
+    async def test(fake: Fake) -> None:
+        fake.seconds = 4
+        fake.answers["api"] = NEW
+        fake.following.watch(BILLING, {"api": OLD})
+        await let_pass(31)
+        fake.following.watch(SHOP, {"api": NEW})
+        await let_pass(10)
+
+    fake = follow(test)
+    assert fake.asked == [(30, "api")]
+    assert fake.told == [(34, BILLING)]
 
 
 def test_doubt_that_an_outage_meets_tells_nobody() -> None:
