@@ -24,6 +24,7 @@ EX_CONFIG: Final = 78
 ANSWER_SECONDS: Final = 10.0
 
 _REFERENCE: Final = re.compile(rb"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SECRET: Final = re.compile(rb"\benv:([A-Za-z_][A-Za-z0-9_]*)")
 
 
 def supervisor_socket(folders: Folders) -> Path:
@@ -88,14 +89,27 @@ def wish_of(folders: Folders, app: str, image: str | None, *, force: bool) -> di
         "force": force,
         "config_dir": str(folders.config),
         "environment": referenced_environment(folders.config, app),
+        "variables": secret_variables(folders.config, app),
     }
 
 
 def referenced_environment(config: Path, app: str) -> dict[str, str]:
     """The variables that the app's file names as ${NAME}, as far as they are set: no others."""
+    return _variables(config, app, _REFERENCE)
+
+
+def secret_variables(config: Path, app: str) -> dict[str, str]:
+    """The variables that the app's file names as env:NAME, as far as they are set: its secrets.
+
+    They go to the supervisor alone, never to a builder.
+    """
+    return _variables(config, app, _SECRET)
+
+
+def _variables(config: Path, app: str, pattern: re.Pattern[bytes]) -> dict[str, str]:
     try:
         content = (config / "apps" / f"{app}.yaml").read_bytes()
     except OSError:
         return {}  # the build tells what is wrong with it
-    names = {name.decode() for name in _REFERENCE.findall(content)}
+    names = {name.decode() for name in pattern.findall(content)}
     return {name: os.environ[name] for name in sorted(names) if name in os.environ}

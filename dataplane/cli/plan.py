@@ -209,13 +209,19 @@ def _named_plan(text: str) -> tuple[str, Path | None]:
 
 def _sources(folders: Folders) -> dict[str, Any]:
     """Where files are, and the variables that they name, as far as they are set here."""
-    from dataplane.cli.ask import referenced_environment
+    from dataplane.cli.ask import referenced_environment, secret_variables
     from dataplane.image.apps import app_names
 
     environment: dict[str, str] = {}
+    variables: dict[str, str] = {}
     for app in app_names(folders.config):
         environment |= referenced_environment(folders.config, app)
-    return {"config_dir": str(folders.config), "environment": environment}
+        variables |= secret_variables(folders.config, app)
+    return {
+        "config_dir": str(folders.config),
+        "environment": environment,
+        "variables": variables,
+    }
 
 
 def _tell_findings(told: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from dataplane.cli.folders import Folders, app_name, find_folders
 from dataplane.cli.keys import ensure_keys
+from dataplane.cli.resolvers import add_resolver_flag, resolver_words, resolvers
 from dataplane.model.errors import ControlError, LaunchError
 from dataplane.model.names import AppName
 
@@ -72,6 +73,7 @@ def _add_start_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--detach", action="store_true", help="in the background; return when it is ready"
     )
+    add_resolver_flag(parser)
     # For our own child and our own tests.
     parser.add_argument("--detached", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--allow-faults", action="store_true", help=argparse.SUPPRESS)
@@ -179,6 +181,7 @@ def _start(
             apps=apps,
             build=build,
             tell_ready=tell_ready,
+            resolvers=resolvers(args),
             hang_seconds=args.hang_seconds or HANG_SECONDS,
             allow_faults=args.allow_faults,
         )
@@ -241,6 +244,7 @@ def _again(args: argparse.Namespace, folders: Folders) -> list[str]:
     argv += ["--state-dir", str(folders.state)]
     for app in apps:
         argv += ["--app", app]
+    argv += resolver_words(resolvers(args))
     if args.json:
         argv.append("--json")
     if args.allow_faults:

@@ -38,7 +38,8 @@ class Fork:
 
     Descriptors: spec (sealed memfd), stats (memfd), channel (SEQPACKET, the worker's end), control
     (SEQPACKET, bound, for the worker itself to listen on), then the listening sockets, one for each
-    entry of `listeners`.
+    entry of `listeners`; with `has_inputs` last a stream socket that holds `model.inputs.Inputs` as
+    JSON and then ends: it can be read once.
     """
 
     request: int
@@ -49,6 +50,7 @@ class Fork:
     listeners: tuple[str, ...]  # the listener's name for each listening socket, names may repeat
     seal: tuple[str, ...]  # layers to leave out, for tests: "seccomp", "landlock"
     faults: tuple[str, ...]  # failures to show on purpose, for tests; see worker/faults.py
+    has_inputs: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

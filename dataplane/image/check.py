@@ -46,6 +46,7 @@ _FORMATS: Final[dict[str, Callable[[Any], object]]] = {
     "method": values.method_name,
     "path": values.path_pattern,
     "redirect-target": values.redirect_target,
+    "set-field-value": values.set_field_value,
     "size": values.size_bytes,
     "wait": _wait,
 }

@@ -33,6 +33,7 @@ from dataplane.image.values import (
     size_bytes,
 )
 from dataplane.model.errors import ConfigError, Finding
+from dataplane.model.inputs import is_reference
 from dataplane.model.names import AppName
 from dataplane.model.spec import (
     AppSpec,
@@ -408,6 +409,7 @@ def _lower(value: dict[str, Any]) -> AppSpec:
         drain_deadline_ms=duration_ms(value["drain"]["deadline"]),
         ready_deadline_ms=duration_ms(value["rollout"]["ready_deadline"]),
         workers=value["workers"],
+        resolve_pause_ms=duration_ms(value["rollout"]["resolve_pause"]),
     )
 
 
@@ -439,8 +441,10 @@ def _match(value: dict[str, Any]) -> MatchSpec:
 
 
 def _header_edits(value: dict[str, Any]) -> HeaderEdits:
+    told = _fields(value.get("set", {}))
     return HeaderEdits(
-        set=_fields(value.get("set", {})),
+        set=tuple((name, text) for name, text in told if not is_reference(text)),
+        secrets=tuple((name, text) for name, text in told if is_reference(text)),
         remove=tuple(sorted(name.lower() for name in value.get("remove", ()))),
     )
 

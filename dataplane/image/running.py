@@ -31,6 +31,8 @@ PROC: Final = Path("/proc")
 LIMITS: Final = (
     "the kernel and root are believed: either could show what is not so",
     "the host's interpreter and libraries are named here, not compared with anything",
+    "the secrets and addresses that a worker was given were handed over once: nobody can read them "
+    "back, and the supervisor alone knows which they are",
     "tables and Python objects in the worker's memory are not read: that they follow from the "
     "config rests on the code being the image's",
 )

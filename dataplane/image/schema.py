@@ -40,24 +40,30 @@ _SIZE: Final = {
     "x-format": "size",
     "x-hint": "write 16KiB, 1MiB, or a number of bytes",
 }
+_FIELD_VALUE: Final = {
+    "title": "a text",
+    "type": "string",
+    "maxLength": 4096,
+    "x-format": "field-value",
+    "x-hint": 'put it in quotes; an empty one is ""',
+}
 _FIELDS: Final = {
     "title": "header fields, name: value",
     "type": "object",
     "maxProperties": 64,
-    "additionalProperties": {
-        "title": "a text",
-        "type": "string",
-        "maxLength": 4096,
-        "x-format": "field-value",
-        "x-hint": 'put it in quotes; an empty one is ""',
-    },
+    "additionalProperties": _FIELD_VALUE,
 }
 _EDITS: Final = {
     "title": "edits of header fields",
     "type": "object",
     "additionalProperties": False,
     "properties": {
-        "set": {**_FIELDS, "propertyNames": {"x-format": "edited-field-name"}},
+        "set": {
+            **_FIELDS,
+            "description": "a value may name a secret: file:/run/secrets/token or env:TOKEN",
+            "propertyNames": {"x-format": "edited-field-name"},
+            "additionalProperties": {**_FIELD_VALUE, "x-format": "set-field-value"},
+        },
         "remove": {
             "title": "a list of header fields' names",
             "type": "array",
@@ -188,6 +194,7 @@ _ENDPOINT: Final = {
         "address": {
             "title": "an address",
             "type": "string",
+            "description": "host:port or [v6]:port; a host name is resolved by the supervisor",
             "x-format": "endpoint-address",
             "x-hint": "write 127.0.0.1:9001",
         }
@@ -345,6 +352,11 @@ _APP: Final[dict[str, Any]] = {
             "additionalProperties": False,
             "properties": {
                 "ready_deadline": {"$ref": "#/$defs/wait", "default": "5s"},
+                "resolve_pause": {
+                    "$ref": "#/$defs/wait",
+                    "description": "at least this long between generations for changed addresses",
+                    "default": "5s",
+                },
                 "upstreams": {
                     "title": "what unhealthy upstreams mean for a swap",
                     "enum": ["ignore"],

@@ -10,6 +10,7 @@ import ipaddress
 import re
 from typing import Final
 
+from dataplane.model.inputs import FILE_REFERENCE, VARIABLE_REFERENCE
 from dataplane.model.names import APP_NAME
 
 MS_OF_UNIT: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
@@ -42,6 +43,7 @@ _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _PORT: Final = re.compile(r"0|[1-9][0-9]{0,4}")
 _HOST_NAME: Final = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
 _PATH_FORM: Final = re.compile(r"(?:%[0-9A-Fa-f]{2}|[!$&'()*+,\-./0-9:;=@A-Z_a-z~])+")
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SHOWN: Final = 60
 
 
@@ -98,21 +100,24 @@ def listen_address(text: str) -> str:
 
 
 def endpoint_address(text: str) -> tuple[str, int]:
-    """(numeric address without brackets, port) of `127.0.0.1:9001` or `[::1]:9001`."""
+    """(address without brackets or host name, port) of `127.0.0.1:9001`, `[::1]:9001`, `db:5432`.
+
+    A host name is lower case; a dot at its end, which keeps it from being searched for, stays.
+    """
     if text.startswith("unix:"):
         raise Unfit("unix: endpoints are not supported yet", "use host:port")
     address, port = _split_address(text, "127.0.0.1:9001")
     ip = _numeric(address, text)
+    if port == 0:
+        raise Unfit(f"{shown(text)}: an endpoint needs a port from 1 to 65535")
     if ip is None:
-        raise Unfit(
-            f"{shown(text)}: host names as endpoints are not supported yet",
-            f"use 127.0.0.1:{port}" if address == "localhost" else "use the numeric address",
-        )
+        labels = address.lower().removesuffix(".").split(".")
+        if len(address) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+            raise Unfit(f"{shown(text)}: {shown(address)} is not a host name")
+        return address.lower(), port
     if ip.is_unspecified or ip.is_multicast or str(ip) == "255.255.255.255":
         hint = f"use 127.0.0.1:{port}" if ip.is_unspecified else None
         raise Unfit(f"{shown(text)}: nobody can be connected to at that address", hint)
-    if port == 0:
-        raise Unfit(f"{shown(text)}: an endpoint needs a port from 1 to 65535")
     return str(ip), port
 
 
@@ -206,6 +211,25 @@ def field_value(text: str) -> str:
         )
     if text != text.strip(" \t"):
         raise Unfit(f"{shown(text)} begins or ends with a space", "fields lose it on the way")
+    return text
+
+
+def set_field_value(text: str) -> str:
+    """A value to be set: itself, or a reference to a secret, `file:/...` or `env:NAME`."""
+    if text.startswith(FILE_REFERENCE):
+        path = text.removeprefix(FILE_REFERENCE)
+        if not path.startswith("/"):
+            raise Unfit(
+                f"{shown(text)}: a secret's file is named by its whole path",
+                "write file:/run/secrets/token",
+            )
+        if re.search(r"[^!-~]", path):
+            raise Unfit(f"{shown(text)}: a path has printable ASCII characters and no space")
+    elif text.startswith(VARIABLE_REFERENCE):
+        if _VARIABLE.fullmatch(text.removeprefix(VARIABLE_REFERENCE)) is None:
+            raise Unfit(f"{shown(text)} does not name a variable", "write env:TOKEN")
+    else:
+        field_value(text)
     return text
 
 

@@ -146,6 +146,8 @@ def _joined(fact: Fact | None) -> str | None:
 _WORDS: Final = {
     "drain_deadline_ms": "drain.deadline",
     "ready_deadline_ms": "rollout.ready_deadline",
+    "resolve_pause_ms": "rollout.resolve_pause",
+    "secrets": "set",  # a reference stands where a value would
 }
 # Fields whose entries are named in the config file as keys, and not listed.
 _MAPPINGS: Final = frozenset({"upstreams"})

@@ -44,6 +44,7 @@ class MatchSpec:
 class HeaderEdits:
     set: tuple[tuple[str, str], ...]  # (lower-case name, value), sorted
     remove: tuple[str, ...]
+    secrets: tuple[tuple[str, str], ...] = ()  # (lower-case name, "file:..." or "env:..."), sorted
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,7 @@ class RouteSpec:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointSpec:
-    address: str  # numeric, without brackets
+    address: str  # numeric, without brackets; or a host name, lower case
     port: int
 
 
@@ -112,6 +113,7 @@ class AppSpec:
     drain_deadline_ms: int
     ready_deadline_ms: int
     workers: int
+    resolve_pause_ms: int = 5000  # between two generations that changed names made
 
     def to_json(self) -> bytes:
         """Canonical: sorted keys, no spaces, UTF-8. Equal specs give equal bytes."""

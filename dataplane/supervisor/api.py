@@ -42,6 +42,7 @@ class Asked:
     force: bool
     config_dir: str | None
     environment: dict[str, str] | None
+    variables: dict[str, str]  # for secrets
     faults: tuple[str, ...]  # for tests, where the supervisor was started for them
     seal_without: tuple[str, ...]
 
@@ -51,6 +52,7 @@ _NOTHING_ASKED: Final[dict[str, Any]] = {
     "force": False,
     "config_dir": None,
     "environment": None,
+    "variables": {},
     "faults": [],
     "seal_without": [],
 }
@@ -62,10 +64,16 @@ class AskedPlan:
 
     config_dir: str | None
     environment: dict[str, str] | None
+    variables: dict[str, str]
     plan: str | None  # an apply's: the name of the plan that is to be done, or nothing
 
 
-_NO_PLAN_ASKED: Final[dict[str, Any]] = {"config_dir": None, "environment": None, "plan": None}
+_NO_PLAN_ASKED: Final[dict[str, Any]] = {
+    "config_dir": None,
+    "environment": None,
+    "variables": {},
+    "plan": None,
+}
 
 
 class BadRequest(ControlError):
@@ -182,6 +190,7 @@ class Api:
             force=asked.force,
             config_dir=config_dir,
             environment=environment,
+            variables=tuple(asked.variables.items()),
             faults=asked.faults,
             seal_without=asked.seal_without,
         )
@@ -207,6 +216,7 @@ class Api:
             caller=Caller(uid=request.peer.uid, pid=request.peer.pid),
             config_dir=config_dir,
             environment=environment,
+            variables=tuple(asked.variables.items()),
         )
 
     def _sources(

@@ -35,8 +35,11 @@ class Births:
         self._wanted = wanted
         self._clock = clock
 
-    def conceive(self, rolling: Rollout, tree: Path) -> AppGeneration:
-        """A generation of the rollout's image, no slot of it forked. Raises `LaunchError`."""
+    def conceive(self, rolling: Rollout, tree: Path, identity: str) -> AppGeneration:
+        """A generation of the rollout's image and inputs, no slot of it forked.
+
+        `identity`: of the inputs. Raises `LaunchError`.
+        """
         app, image = rolling.app, rolling.image
         assert image is not None
         check_control_path(self._workers_dir, app.name)
@@ -52,6 +55,8 @@ class Births:
             image=image,
             tree=tree,
             spec_fd=spec_fd,
+            inputs=rolling.inputs,
+            identity=identity,
             since=self._clock.now(),
             lent=lent,
             seal_without=rolling.wish.seal_without,

@@ -18,6 +18,7 @@ from dataplane.control.messages import DrainCounts, Received, Seal
 from dataplane.control.stats import NO_STATS, Stats, StatsPage
 from dataplane.image.store import Image
 from dataplane.model import lifecycle, rollout
+from dataplane.model.inputs import NO_INPUTS, Inputs
 from dataplane.model.ledger import Side
 from dataplane.model.lifecycle import Life
 from dataplane.model.names import AppName, Digest, Generation
@@ -94,6 +95,8 @@ class AppGeneration:
     image: Image
     tree: Path  # where its code lies, unpacked
     spec_fd: int  # sealed memfd
+    inputs: Inputs
+    identity: str  # of the inputs, as `Sources.identity`
     since: datetime
     lent: Lent
     seal_without: tuple[str, ...] = ()  # for tests, as in `messages.Fork`
@@ -143,6 +146,7 @@ class Rollout:
     green: AppGeneration | None = None
     blue: AppGeneration | None = None
     image: Image | None = None
+    inputs: Inputs = NO_INPUTS
     error: Exception | None = None
     is_first: bool = False  # nothing of this app had ever served before green
     finding: asyncio.Task[None] | None = None
@@ -172,6 +176,8 @@ class Wish:
     force: bool = False
     config_dir: Path | None = None
     environment: tuple[tuple[str, str], ...] = ()
+    variables: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)  # secrets
+    inputs: Inputs | None = None  # None: as their sources say now
     seal_without: tuple[str, ...] = ()  # for tests, as in `messages.Fork`
     faults: tuple[str, ...] = ()
 

@@ -21,6 +21,7 @@ from typing import Any, Final, TypeAlias
 from dataplane.image.files import sync_folder, write_atomically
 from dataplane.image.store import disk_failure
 from dataplane.model.errors import ControlError
+from dataplane.model.inputs import NO_INPUTS
 from dataplane.model.ledger import Ledger
 from dataplane.model.names import APP_NAME, AppName, Digest
 from dataplane.supervisor.events import Events
@@ -88,6 +89,7 @@ class History:
             code=image.code_version if image else None,
             by=_by(rolling.wish.caller),
             asked=rolling.wish.verb,
+            inputs=_inputs(rolling.green) if rolling.green else None,
             error=ledger.error,
             ledger=ledger.to_json(),
         )
@@ -118,6 +120,7 @@ class History:
             code=generation.image.code_version,
             by=_by(caller),
             asked=verb,
+            inputs=_inputs(generation),
             error=error,
             ledger=None,
         )
@@ -257,6 +260,7 @@ def under_way(rolling: Rollout) -> Entry:
         "code": green.image.code_version,
         "by": {"user": _user(by["uid"]), **by},
         "asked": rolling.wish.verb,
+        "inputs": _inputs(green),
         "error": None,
         "ledger": None,
         "provenance": None,
@@ -391,6 +395,18 @@ def _by(caller: Caller | None) -> Entry:
     if caller is None:
         return {"user": "supervisor", "uid": os.geteuid(), "pid": os.getpid()}
     return {"uid": caller.uid, "pid": caller.pid}
+
+
+def _inputs(generation: AppGeneration) -> Entry | None:
+    """What it was given beside its image; of secrets no more than their names."""
+    inputs = generation.inputs
+    if inputs == NO_INPUTS:
+        return None
+    return {
+        "identity": generation.identity,
+        "names": {name: list(addresses) for name, addresses in inputs.addresses},
+        "secrets": [reference for reference, _ in inputs.secrets],
+    }
 
 
 def _user(uid: int) -> str:

@@ -34,8 +34,12 @@ from dataplane.supervisor.history import History
 from dataplane.supervisor.images import BUILD_COMMAND, Images
 from dataplane.supervisor.listeners import Listeners
 from dataplane.supervisor.lives import Lives
+from dataplane.supervisor.names import AppNames
 from dataplane.supervisor.planning import Planning
+from dataplane.supervisor.resolver import Resolver
 from dataplane.supervisor.rollouts import Rollouts
+from dataplane.supervisor.secrets import Secrets
+from dataplane.supervisor.sources import Sources
 from dataplane.supervisor.wanted import Wanted
 from dataplane.supervisor.zygotes import Zygotes, zygote_command
 from dataplane.system.clock import SystemClock
@@ -53,6 +57,7 @@ class Options:
     apps: tuple[AppName, ...]  # empty: all
     build: bool  # from the config folder, also what served before
     tell_ready: Callable[[Sequence[dict[str, Any]]], None]  # given each app's report
+    resolvers: tuple[tuple[str, int], ...] = ()  # address and port; none: the host's own
     hang_seconds: float = HANG_SECONDS
     allow_faults: bool = False  # for tests: askers may have workers fail on purpose
     zygote_command: Callable[[Path, int], Sequence[str]] = zygote_command
@@ -113,6 +118,7 @@ class _Supervisor:
                 tasks.create_task(self._wanted.keep()),
                 tasks.create_task(self._history.keep()),
                 tasks.create_task(self._heartbeat.watch()),
+                tasks.create_task(self._names.run()),
                 tasks.create_task(http.serve(listening, self._api.respond)),
             ]
             await self._serve(tasks, lasting)
@@ -128,6 +134,9 @@ class _Supervisor:
         options, clock, events = self._options, self._clock, self._events
         fleet, self._listeners = Fleet(), Listeners()
         lives = Lives(clock, events)
+        self._names = AppNames(
+            resolver=Resolver(servers=options.resolvers), fleet=fleet, clock=clock, events=events
+        )
         self._zygotes = Zygotes(
             fleet=fleet,
             lives=lives,
@@ -143,10 +152,19 @@ class _Supervisor:
             wanted=self._wanted,
             clock=clock,
         )
+        sources = Sources(
+            secrets=Secrets(options.state_dir),
+            names=self._names,
+            wanted=self._wanted,
+            events=events,
+            variables=options.environment,
+        )
         rollouts = Rollouts(
             lives=lives,
             zygotes=self._zygotes,
             images=self._images,
+            sources=sources,
+            names=self._names,
             births=births,
             wanted=self._wanted,
             history=self._history,
@@ -164,11 +182,13 @@ class _Supervisor:
             events=events,
             former=self._former,
         )
+        self._names.connect(self._desk.start)
         self._planning = Planning(
             desk=self._desk,
             fleet=fleet,
             wanted=self._wanted,
             images=self._images,
+            sources=sources,
             events=events,
             default_wish=self._config_wish(),
         )

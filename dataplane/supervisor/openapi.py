@@ -61,6 +61,7 @@ _RESULTS = ["nothing", "swapped", "started", "removed", "failed", "broken"]
 _SOURCES = {
     "config_dir": _TEXT,
     "environment": {"type": "object", "additionalProperties": _TEXT},
+    "variables": {"type": "object", "additionalProperties": _TEXT},
 }
 _WORKER = _object(
     {
@@ -72,6 +73,8 @@ _GENERATION = _object(
     {
         "generation": _COUNT, "image": _DIGEST, "code": _TEXT, "state": _TEXT,
         "since": {"type": "string", "format": "date-time"}, "seal": _or_null(_OPEN),
+        "names": {"type": "object", "additionalProperties": _list(_TEXT)},
+        "secrets": _list(_TEXT),
         "workers": _list(_WORKER),
     }
 )  # fmt: skip
@@ -144,8 +147,8 @@ SCHEMAS: dict[str, Any] = {
     "Wish": _object(
         {},
         {
-            "image": _DIGEST, "force": {"type": "boolean"}, "config_dir": _TEXT,
-            "environment": {"type": "object", "additionalProperties": _TEXT},
+            "image": _DIGEST, "force": {"type": "boolean"},
+            **_SOURCES,
         },
     ),
     "PlanWish": _object({}, _SOURCES),

@@ -19,12 +19,14 @@ from dataplane.image.apps import Batch, BuiltApp
 from dataplane.image.store import Image
 from dataplane.model.diff import Change, Version, differences
 from dataplane.model.errors import ConfigError, DataplaneError, Finding, ImageError
+from dataplane.model.inputs import NO_INPUTS, Inputs, host_names, references
 from dataplane.model.ledger import Ledger
 from dataplane.model.names import AppName, Digest
 from dataplane.supervisor.desk import Desk, NotNow
 from dataplane.supervisor.events import Events
 from dataplane.supervisor.fleet import App, Fleet, Wish
 from dataplane.supervisor.images import Images
+from dataplane.supervisor.sources import Sources
 from dataplane.supervisor.wanted import Wanted, WantedApp
 
 # Swaps of an apply that are before their switch at one time: more would only make each slower.
@@ -51,6 +53,8 @@ class Step:
     findings: tuple[Finding, ...] = ()
     error: str | None = None
     note: str | None = None
+    inputs: Inputs | None = None  # what it would start with, where something would start
+    identity: str | None = None  # of these
     takes: frozenset[str] = frozenset()  # addresses that it needs, and has not now
     frees: frozenset[str] = frozenset()  # and those that it has, and needs no more
 
@@ -79,7 +83,7 @@ class Plan:
     def name(self) -> str:
         """Equal for plans that would do the same."""
         doing = [
-            (step.app, step.action, step.before, step.after)
+            (step.app, step.action, step.before, step.after, step.identity)
             for step in self.steps
             if step.action in CHANGING
         ]
@@ -149,11 +153,12 @@ class Planning:
         fleet: Fleet,
         wanted: Wanted,
         images: Images,
+        sources: Sources,
         events: Events,
         default_wish: Wish,
     ) -> None:
         self._desk, self._fleet, self._wanted = desk, fleet, wanted
-        self._images, self._events = images, events
+        self._images, self._sources, self._events = images, sources, events
         self._default_wish = default_wish
         self._applying = asyncio.Lock()
         self._building = asyncio.Lock()
@@ -186,11 +191,39 @@ class Planning:
             )
             for name in names
         ]
-        told = [await self._with_changes(step, wish) for step in steps if step is not None]
+        told = [
+            await self._with_changes(await self._with_inputs(step, wish), wish)
+            for step in steps
+            if step is not None
+        ]
         plan = Plan(config_dir=wish.config_dir, steps=tuple(told), findings=batch.findings)
         if is_ours:
             self._keep_pending(plan)
         return plan
+
+    async def _with_inputs(self, step: Step, wish: Wish) -> Step:
+        """Of an app whose image serves: to be replaced where its inputs are others by now."""
+        app = self._fleet.apps.get(step.app)
+        serving = app.serving if app is not None else None
+        if step.action != "nothing" or serving is None or step.after != serving.image.digest:
+            return step
+        if not host_names(serving.image.spec) and not references(serving.image.spec):
+            return step
+        try:
+            step = await self._gathered(step, serving.image, wish)
+        except DataplaneError as error:
+            return dataclasses.replace(step, action="broken", after=None, error=str(error))
+        return (
+            step
+            if step.identity == serving.identity
+            else dataclasses.replace(step, action="replace")
+        )
+
+    async def _gathered(self, step: Step, image: Image, wish: Wish) -> Step:
+        """The step with what a generation of the image would start with. Raises `LaunchError`."""
+        app = self._fleet.apps.get(step.app, App(name=step.app))
+        inputs = await self._sources.gather(app, image.spec, wish)
+        return dataclasses.replace(step, inputs=inputs, identity=self._sources.identity(inputs))
 
     async def _with_changes(self, step: Step, wish: Wish) -> Step:
         """The step with what it changes, key by key; broken where its image is not to be had."""
@@ -205,7 +238,11 @@ class Planning:
             return dataclasses.replace(step, changes=differences(before, None), frees=held)
         assert step.after is not None
         try:
-            after = version_of(await self.sound_image(step.app, step.after, wish))
+            image = await self.sound_image(step.app, step.after, wish)
+            if step.inputs is None:
+                step = await self._gathered(step, image, wish)
+            assert step.inputs is not None
+            after = version_of(image, step.inputs, self._sources.digests(step.inputs))
         except ConfigError as error:  # it was changed since it was checked
             return dataclasses.replace(step, action="broken", after=None, findings=error.findings)
         except DataplaneError as error:
@@ -245,7 +282,8 @@ class Planning:
             return None
         running = self._fleet.apps.get(app)
         if running is not None and running.serving and running.serving.image.digest == digest:
-            return version_of(running.serving.image)
+            inputs = running.serving.inputs
+            return version_of(running.serving.image, inputs, self._sources.digests(inputs))
         return version_of(await self._image(app, digest))
 
     async def _image(self, app: AppName, digest: Digest) -> Image:
@@ -337,7 +375,7 @@ class Planning:
             serving = app.serving.image.digest if app and app.serving else None
             if serving != (step.before if step.action == "replace" else None):
                 raise PlanChanged(f"{step.app} was swapped by somebody else meanwhile")
-            asked = Wish(image=step.after, verb=wish.verb, caller=wish.caller)
+            asked = Wish(image=step.after, inputs=step.inputs, verb=wish.verb, caller=wish.caller)
             rolling = self._desk.start(step.app, asked)
             await self._desk.switched(rolling)
         # Draining takes nothing from the others, and may take long.
@@ -415,13 +453,17 @@ def in_turn(steps: Sequence[Step]) -> list[tuple[Step, tuple[AppName, ...]]]:
     return ordered
 
 
-def version_of(image: Image) -> Version:
-    """What is compared of an image."""
+def version_of(
+    image: Image, inputs: Inputs = NO_INPUTS, digests: tuple[tuple[str, str], ...] = ()
+) -> Version:
+    """What is compared of an image and its inputs. `digests`: of the secrets."""
     return Version(
         spec=image.spec,
         code=image.code_version,
         code_layer=image.code_layer,
         abi=str(image.abi),
+        addresses=inputs.addresses,
+        secrets=digests,
     )
 
 

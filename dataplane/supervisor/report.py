@@ -62,6 +62,8 @@ def _generation(generation: AppGeneration) -> dict[str, Any]:
         "state": generation.state,
         "since": timestamp(generation.since),
         "seal": _seal(seals[0]) if seals else None,
+        "names": {name: list(found) for name, found in generation.inputs.addresses},
+        "secrets": [reference for reference, _ in generation.inputs.secrets],
         "workers": [_worker(slot) for slot in generation.slots],
     }
 

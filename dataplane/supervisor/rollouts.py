@@ -28,6 +28,8 @@ from dataplane.supervisor.fleet import App, AppGeneration, Rollout, Wish, Worker
 from dataplane.supervisor.history import History
 from dataplane.supervisor.images import Images
 from dataplane.supervisor.lives import Lives, is_accepting, status_text
+from dataplane.supervisor.names import AppNames
+from dataplane.supervisor.sources import Sources
 from dataplane.supervisor.wanted import Wanted
 from dataplane.supervisor.zygotes import Zygotes
 from dataplane.system.clock import Clock
@@ -73,6 +75,8 @@ class Rollouts:
         lives: Lives,
         zygotes: Zygotes,
         images: Images,
+        sources: Sources,
+        names: AppNames,
         births: Births,
         wanted: Wanted,
         history: History,
@@ -82,7 +86,7 @@ class Rollouts:
     ) -> None:
         self._lives, self._zygotes, self._images, self._births = lives, zygotes, images, births
         self._wanted, self._clock, self._events, self._tasks = wanted, clock, events, tasks
-        self._history = history
+        self._history, self._sources, self._names = history, sources, names
         self._waiting: collections.deque[tuple[Rollout, Event]] = collections.deque()
         self._working: list[Rollout] = []  # the one that is in a step now
         self._actions: Final[dict[Action, Callable[[Rollout], None]]] = {
@@ -208,6 +212,7 @@ class Rollouts:
         app.generations.remove(generation)
         if app.serving is generation:
             app.serving = None
+            self._names.rests(app.name)
         for slot in generation.slots:
             app.folded += slot.figures().without_gauges()
         self._births.bury(generation)
@@ -230,12 +235,14 @@ class Rollouts:
                 self._tell_rebuilt(rolling.image, digest)
             tree = await self._images.unpack(rolling.image)
             await self._zygotes.warm(tree)
+            rolling.inputs = await self._sources.gather(app, rolling.image.spec, wish)
+            identity = self._sources.identity(rolling.inputs)
             if rolling.phase is not Phase.BUILDING:
                 return  # superseded meanwhile
-            if self._is_unchanged(rolling):
+            if self._is_unchanged(rolling, identity):
                 self.happen(rolling, Event.SAME)
                 return
-            rolling.green = self._births.conceive(rolling, tree)
+            rolling.green = self._births.conceive(rolling, tree, identity)
         except DataplaneError as error:
             rolling.error = error
             if rolling.phase is Phase.BUILDING:
@@ -248,11 +255,13 @@ class Rollouts:
         """Of an image that an interpreter of another ABI was to run: made anew for this one."""
         self._events.tell("image.rebuilt", app=image.app, former=former, image=image.digest)
 
-    def _is_unchanged(self, rolling: Rollout) -> bool:
+    def _is_unchanged(self, rolling: Rollout, identity: str) -> bool:
+        """Image, secrets and addresses are those that serve, and every slot does."""
         serving = rolling.app.serving
         if rolling.wish.force or serving is None or rolling.image is None:
             return False
-        return serving.image.digest == rolling.image.digest and serving.all_in(Life.SERVING)
+        is_same = serving.image.digest == rolling.image.digest and serving.identity == identity
+        return is_same and serving.all_in(Life.SERVING)
 
     def _fork_green(self, rolling: Rollout) -> None:
         assert rolling.green is not None
@@ -322,12 +331,14 @@ class Rollouts:
         app.pending = "replace" if is_other else None
         green.since = self._clock.now()
         rolling.is_first = self._wanted.app(app.name).image is None
-        self._wanted.serves(app.name, green.image.digest)
+        self._wanted.serves(app.name, green.image.digest, green.inputs.addresses)
+        self._names.serves(green)
 
     def _blue(self, rolling: Rollout) -> AppGeneration | None:
         """Whom this rollout sends away: for a stop that is whatever serves."""
         if rolling.wish.stop and rolling.blue is None:
             rolling.blue, rolling.app.serving = rolling.app.serving, None
+            self._names.rests(rolling.app.name)
         return rolling.blue
 
     def _drain_blue(self, rolling: Rollout) -> None:
@@ -401,7 +412,8 @@ class Rollouts:
         blue = rolling.blue
         assert blue is not None
         rolling.app.serving = blue
-        self._wanted.recalled(rolling.app.name, blue.image.digest)
+        self._wanted.recalled(rolling.app.name, blue.image.digest, blue.inputs.addresses)
+        self._names.serves(blue)
         self._slots_happen(blue, lifecycle.Event.RECALL)
 
     # --- telling ------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any, Final
 from dataplane.image.files import write_atomically
 from dataplane.image.store import disk_failure
 from dataplane.model.errors import ControlError
+from dataplane.model.inputs import Inputs
 from dataplane.model.names import AppName, Digest, Generation
 from dataplane.model.spec import SpecError, decode
 from dataplane.supervisor.events import Events
@@ -30,6 +31,12 @@ class WantedApp:
     before: tuple[Digest, ...] = ()  # what served before, the latest last
     generation: int = 0  # the last number given
     stopped: bool = False
+    # What its host names stood for when it served last, for a start while no resolver answers.
+    addresses: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    def inputs(self) -> Inputs:
+        """What is known of its last inputs. Secrets are never written down."""
+        return Inputs(addresses=self.addresses)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,20 +78,31 @@ class Wanted:
         if number > self.app(name).generation:
             self._set(name, generation=number)
 
-    def serves(self, name: AppName, image: Digest) -> None:
+    def serves(
+        self,
+        name: AppName,
+        image: Digest,
+        addresses: tuple[tuple[str, tuple[str, ...]], ...] = (),
+    ) -> None:
         """This is what the app runs from now on."""
         entry = self.app(name)
         before = entry.before
         if entry.image is not None and entry.image != image:
             before = (*before, entry.image)[-BEFORE_IMAGES:]
-        self._set(name, image=image, before=before, stopped=False)
+        self._set(name, image=image, before=before, stopped=False, addresses=addresses)
 
-    def recalled(self, name: AppName, image: Digest) -> None:
+    def recalled(
+        self,
+        name: AppName,
+        image: Digest,
+        addresses: tuple[tuple[str, tuple[str, ...]], ...] = (),
+    ) -> None:
         """The app went back to what it ran before, since what came after it failed."""
         entry = self.app(name)
-        if entry.image != image:
-            before = entry.before[:-1] if entry.before[-1:] == (image,) else entry.before
-            self._set(name, image=image, before=before)
+        before = entry.before
+        if entry.image != image and before[-1:] == (image,):
+            before = before[:-1]
+        self._set(name, image=image, before=before, addresses=addresses)
 
     def stopped(self, name: AppName) -> None:
         """The app is not to run until somebody starts it."""

@@ -21,12 +21,14 @@ from dataplane.control.channel import Heard, Line
 from dataplane.control.messages import Exited, Fork, Forked, ForkFailed, Stale, ZygoteHello
 from dataplane.model import lifecycle
 from dataplane.model.errors import ControlError, DataplaneError, ImageError, LaunchError
+from dataplane.model.inputs import NO_INPUTS
 from dataplane.supervisor.events import Events
 from dataplane.supervisor.fleet import Fleet, WorkerSlot
 from dataplane.supervisor.images import Images
 from dataplane.supervisor.lives import Lives
 from dataplane.system.clock import Clock
 from dataplane.system.fds import close_fds
+from dataplane.system.once import one_shot
 from dataplane.system.process import NULL, Child, reap, spawn
 from dataplane.system.sockets import bind_packet_socket, packet_pair
 
@@ -348,9 +350,13 @@ class Zygotes:
             seal=generation.seal_without,
             # A failure on purpose is the first process's: its replacement is to be well.
             faults=generation.faults if slot.life is lifecycle.START else (),
+            has_inputs=generation.inputs != NO_INPUTS,
         )
         ours, theirs = packet_pair()
+        once: tuple[int, ...] = ()
         try:
+            if request.has_inputs:
+                once = (one_shot(generation.inputs.to_json()),)
             with contextlib.suppress(FileNotFoundError):
                 slot.control_path.unlink()
             control = bind_packet_socket(slot.control_path)
@@ -364,6 +370,7 @@ class Zygotes:
                         theirs.fileno(),
                         control.fileno(),
                         *(fd for _, fd in lent),
+                        *once,
                     ),
                 )
         except (DataplaneError, OSError) as error:
@@ -372,6 +379,8 @@ class Zygotes:
             text = str(error)
             asyncio.get_running_loop().call_soon(self._lives.fork_failed, slot, text)
             return
+        finally:
+            close_fds(once)
         zygote.asked[self._request] = (slot, ours)
 
 

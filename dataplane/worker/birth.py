@@ -20,6 +20,7 @@ class Birth:
     channel_fd: int
     control_fd: int
     listener_fds: tuple[int, ...]  # as fork.listeners names them
+    inputs_fd: int | None  # to be read once
     born: float  # of the monotonic clock
 
     @property
@@ -31,12 +32,14 @@ class Birth:
             self.channel_fd,
             self.control_fd,
             *self.listener_fds,
+            *(() if self.inputs_fd is None else (self.inputs_fd,)),
         )
 
 
 def birth(fork: Fork, fds: tuple[int, ...], born: float) -> Birth:
     """Sorts the descriptors that came with a `Fork`. Raises `ControlError` if they do not fit."""
-    expected = FIXED_FDS + len(fork.listeners)
+    listeners_end = FIXED_FDS + len(fork.listeners)
+    expected = listeners_end + fork.has_inputs
     if len(fds) != expected:
         raise ControlError(f"{len(fds)} descriptors came with a fork, expected {expected}")
     return Birth(
@@ -45,6 +48,7 @@ def birth(fork: Fork, fds: tuple[int, ...], born: float) -> Birth:
         stats_fd=fds[1],
         channel_fd=fds[2],
         control_fd=fds[3],
-        listener_fds=fds[FIXED_FDS:],
+        listener_fds=fds[FIXED_FDS:listeners_end],
+        inputs_fd=fds[listeners_end] if fork.has_inputs else None,
         born=born,
     )

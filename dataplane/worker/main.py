@@ -21,10 +21,12 @@ import uvloop
 from dataplane.control.messages import Failed, Ready, Seal, encode_message
 from dataplane.engine.engine import Engine
 from dataplane.model.errors import ControlError, DataplaneError
+from dataplane.model.inputs import MAX_INPUTS_BYTES, NO_INPUTS, Inputs, InputsError, filled
 from dataplane.model.spec import AppSpec, SpecError
 from dataplane.system.fds import close_fds
 from dataplane.system.memfd import read_sealed
 from dataplane.system.memory import give_back_empty_pages
+from dataplane.system.once import read_one_shot
 from dataplane.system.process import set_name
 from dataplane.system.sandbox import Layer, Sandbox, limit_resources
 from dataplane.worker.birth import Birth
@@ -65,7 +67,7 @@ def live(birth: Birth, sandbox: Sandbox, layers: tuple[Layer, ...]) -> int:
     loop.run_forever()
     if not failures:
         return ENDED
-    if not isinstance(failures[0], DataplaneError | SpecError):
+    if not isinstance(failures[0], DataplaneError | SpecError | InputsError):
         traceback.print_exception(failures[0])
     _send(sock, Failed(error=_text(failures[0])))
     return FAILED
@@ -89,7 +91,8 @@ def _boot(
     control.setblocking(False)
     control.listen(CONTROL_BACKLOG)  # by ourselves: a peer is told who called it
     faults = Faults(birth.fork.faults)
-    spec = AppSpec.from_json(read_sealed(birth.spec_fd))
+    # What is served, with secrets in it; the sealed one names them only.
+    spec = filled(AppSpec.from_json(read_sealed(birth.spec_fd)), _inputs(birth))
     engine = _engine(birth, spec)
     # The sealed spec stays open, unused: it shows to whoever may look what this worker was given.
     close_fds((birth.stats_fd,))
@@ -101,6 +104,13 @@ def _boot(
     _send(sock, Ready(pid=os.getpid(), seal=seal, born_ms=born_ms))
     faults.after_ready()
     Worker(birth.fork, engine, faults, loop, fail).start(sock, control)
+
+
+def _inputs(birth: Birth) -> Inputs:
+    if birth.inputs_fd is None:
+        return NO_INPUTS
+    with socket.socket(fileno=birth.inputs_fd) as once:
+        return Inputs.from_json(read_one_shot(once, MAX_INPUTS_BYTES))
 
 
 def _engine(birth: Birth, spec: AppSpec) -> Engine:

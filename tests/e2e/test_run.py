@@ -23,7 +23,9 @@ NOT_YET: Final = ("logs", "top", "supervisor")
 
 # The keys of the contract, exactly.
 APP_KEYS: Final = {"app", "state", "wanted", "pending", "addresses", "generations"}
-GENERATION_KEYS: Final = {"generation", "image", "code", "state", "since", "seal", "workers"}
+GENERATION_KEYS: Final = {
+    "generation", "image", "code", "state", "since", "seal", "workers", "names", "secrets",
+}  # fmt: skip
 SEAL_KEYS: Final = {"seccomp", "landlock", "uid", "cgroup", "egress"}
 WORKER_KEYS: Final = {
     "slot", "pid", "state", "connections", "requests", "cpu_seconds", "memory_bytes", "restarts",

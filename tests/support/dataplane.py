@@ -144,7 +144,13 @@ class Dataplane:
         assert finished.code == code, (words, finished)
         return finished
 
-    def start(self, *words: str, faults: bool = False, **options: Any) -> str:
+    def start(
+        self,
+        *words: str,
+        faults: bool = False,
+        environment: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> str:
         """Starts a supervisor in the foreground; returns its `ready` line once it is told.
 
         `faults`: whoever asks for a swap may have workers fail on purpose.
@@ -161,7 +167,7 @@ class Dataplane:
                 stdout=subprocess.PIPE,
                 stderr=err,
                 text=True,
-                env=self._environment,
+                env={**self._environment, **(environment or {})},
                 cwd=self.folder,
                 **options,
             )
@@ -263,7 +269,7 @@ class Dataplane:
         """The same in a thread of its own."""
         return self._threads.submit(what, *args, **more)
 
-    def event(self, name: str, **fields: Any) -> Json:
+    def event(self, name: str, /, **fields: Any) -> Json:
         """The first event of this name and fields, past or to come."""
         for event in self.events():
             if event["event"] == name and fields.items() <= event.items():

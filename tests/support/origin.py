@@ -38,11 +38,11 @@ class Asked:
 class Origin:
     """A listening socket and its script. A context; mutable."""
 
-    def __init__(self, script: Script, *, port: int = 0) -> None:
+    def __init__(self, script: Script, *, port: int = 0, host: str = "127.0.0.1") -> None:
         self._script = script
-        self._listener = socket.create_server(("127.0.0.1", port), backlog=1024)
+        self._listener = socket.create_server((host, port), backlog=1024)
         self.port: Final[int] = self._listener.getsockname()[1]
-        self.address: Final = f"127.0.0.1:{self.port}"
+        self.address: Final = f"{host}:{self.port}"
         self.accepts = 0
         self.requests: list[Asked] = []
         self.asked = threading.Semaphore(0)  # a release for each request

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dataplane.cli.ask import referenced_environment, wish_of
+from dataplane.cli.ask import referenced_environment, secret_variables, wish_of
 from dataplane.cli.facts import ps_text, requests_per_second
 from dataplane.cli.folders import Folders, find_folders
 from dataplane.cli.main import MODULES, NOT_YET, main
@@ -121,14 +121,18 @@ def test_only_the_variables_that_the_file_names_are_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "apps").mkdir()
-    (tmp_path / "apps" / "a.yaml").write_text("x: ${ONE} ${TWO}\ny: ${ONE} $THREE ${}\n")
+    (tmp_path / "apps" / "a.yaml").write_text(
+        "x: ${ONE} ${TWO}\ny: ${ONE} $THREE ${}\nz: env:SECRET env:GONE xenv:THREE\n"
+    )
     for name in ("ONE", "THREE", "SECRET"):
         monkeypatch.setenv(name, name.lower())
     assert referenced_environment(tmp_path, "a") == {"ONE": "one"}
     assert referenced_environment(tmp_path, "missing") == {}
+    assert secret_variables(tmp_path, "a") == {"SECRET": "secret"}
     folders = Folders(config=tmp_path, run=tmp_path, state=tmp_path)
     assert wish_of(folders, "a", None, force=True) == {
         "force": True, "config_dir": str(tmp_path), "environment": {"ONE": "one"},
+        "variables": {"SECRET": "secret"},
     }  # fmt: skip
     assert wish_of(folders, "a", "sha256:0", force=False) == {"image": "sha256:0", "force": False}
 

@@ -298,7 +298,6 @@ NOT_YET: Final = [
     "upstreams: {api: {balance: maglev, endpoints: ['127.0.0.1:1']}}",
     "upstreams: {api: {key: source, endpoints: ['127.0.0.1:1']}}",
     "upstreams: {api: {endpoints: [{address: '127.0.0.1:1', weight: 2}]}}",
-    "upstreams: {api: {endpoints: ['db.internal:5432']}}",
     "upstreams: {api: {max_connections: 5, endpoints: ['127.0.0.1:1']}}",
     "upstreams: {api: {health: {tcp: true}, endpoints: ['127.0.0.1:1']}}",
     "upstreams: {api: {tls: {}, endpoints: ['127.0.0.1:1']}}",
@@ -559,3 +558,22 @@ def test_the_schema_alone_accepts_a_sound_file() -> None:
 def test_who_changes_the_printed_schema_changes_nothing_here() -> None:
     app_schema()["properties"].clear()
     assert app_schema()["properties"]
+
+
+def test_value_that_names_a_secret_is_kept_as_its_reference(tmp_path: Path) -> None:
+    edits = "{set: {authorization: 'env:TOKEN', X-Key: 'file:/run/key', x-app: file}}"
+    routes = f"routes: [{{match: {{path: /}}, upstream: api, request_headers: {edits}}}]"
+    made = load(tmp_path, document(routes=routes)).routes[0].request_headers
+    assert made == HeaderEdits(
+        set=(("x-app", "file"),),
+        remove=(),
+        secrets=(("authorization", "env:TOKEN"), ("x-key", "file:/run/key")),
+    )
+
+
+def test_host_name_is_kept_as_an_endpoint(tmp_path: Path) -> None:
+    upstreams = "upstreams: {api: {endpoints: ['DB.internal:5432', {address: 'b:1'}]}}"
+    spec = load(tmp_path, document("rollout: {resolve_pause: 250ms}", upstreams=upstreams))
+    told = [(one.address, one.port) for one in spec.upstreams[0].endpoints]
+    assert told == [("db.internal", 5432), ("b", 1)]
+    assert spec.resolve_pause_ms == 250
