@@ -135,14 +135,14 @@ def ps_text(
     colour: bool,
 ) -> str:
     """A table, one line a worker; an app without any has a line, too."""
-    head = ("APP", "STATE", "GEN", "IMAGE", "SLOT", "PID", "WORKER", "CONNS", "REQUESTS", "REQ/S",
-            "CPU", "MEMORY", "RESTARTS", "SINCE", "ADDRESSES")  # fmt: skip
+    head = ("APP", "STATE", "GEN", "IMAGE", "CODE", "SLOT", "PID", "WORKER", "CONNS", "REQUESTS",
+            "REQ/S", "CPU", "MEMORY", "RESTARTS", "SINCE", "ADDRESSES")  # fmt: skip
     rows = [head]
     for app in apps:
         state = app["state"] + (" (pending)" if app["pending"] else "")
         addresses = " ".join(address["bind"] for address in app["addresses"])
         if not app["generations"]:
-            rows.append((app["app"], state, *["-"] * 12, addresses))
+            rows.append((app["app"], state, *["-"] * 13, addresses))
         for generation in app["generations"]:
             for worker in generation["workers"]:
                 key = (app["app"], generation["generation"], worker["slot"])
@@ -152,6 +152,7 @@ def ps_text(
                         state,
                         str(generation["generation"]),
                         generation["image"].removeprefix("sha256:")[:12],
+                        _code(generation),
                         str(worker["slot"]),
                         str(worker["pid"] or "-"),
                         worker["state"],
@@ -170,12 +171,17 @@ def ps_text(
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         if colour and row is not head:
-            for column in (1, 6):
+            for column in (1, 7):
                 code = _COLOURS.get(row[column].split(" ")[0], _DRAINING_COLOUR)
                 cells[column] = f"\x1b[{code}m{cells[column]}\x1b[0m"
         lines.append("  ".join(cells).rstrip())
     lines += [f"{app['app']}: {app['error']}" for app in apps if app.get("error")]
     return "\n".join(lines)
+
+
+def _code(generation: dict[str, Any]) -> str:
+    """The version, and the digest's beginning: a hot fix may have left the version as it was."""
+    return f"{generation['code']}/{generation['code_layer'].removeprefix('sha256:')[:8]}"
 
 
 def _may_colour() -> bool:

@@ -70,7 +70,8 @@ _WORKER = _object(
 )  # fmt: skip
 _GENERATION = _object(
     {
-        "generation": _COUNT, "image": _DIGEST, "code": _TEXT, "state": _TEXT,
+        "generation": _COUNT, "image": _DIGEST, "code": _TEXT, "code_layer": _DIGEST,
+        "state": _TEXT,
         "since": {"type": "string", "format": "date-time"}, "seal": _or_null(_OPEN),
         "workers": _list(_WORKER),
     }

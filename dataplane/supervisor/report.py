@@ -59,6 +59,7 @@ def _generation(generation: AppGeneration) -> dict[str, Any]:
         "generation": generation.number,
         "image": generation.image.digest,
         "code": generation.image.code_version,
+        "code_layer": generation.image.code_layer,
         "state": generation.state,
         "since": timestamp(generation.since),
         "seal": _seal(seals[0]) if seals else None,

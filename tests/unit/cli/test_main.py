@@ -142,7 +142,8 @@ def app(**more: Any) -> dict[str, Any]:
         "cpu_seconds": 3.2, "memory_bytes": 2400000, "restarts": 0,
     }  # fmt: skip
     generation = {
-        "generation": 7, "image": "sha256:" + "a" * 64, "code": "1", "state": "serving",
+        "generation": 7, "image": "sha256:" + "a" * 64, "code": "1",
+        "code_layer": "sha256:" + "b" * 64, "state": "serving",
         "since": "2026-11-22T18:00:00Z", "seal": None, "workers": [worker],
     }  # fmt: skip
     return {
@@ -156,7 +157,7 @@ def test_ps_shows_a_line_for_each_worker_and_for_an_app_without_any() -> None:
     stopped = app(app="shop", state="stopped", pending=False, generations=[], addresses=[])
     head, billing, shop = ps_text([app(), stopped], {}, colour=False).splitlines()
     assert head.split()[:3] == ["APP", "STATE", "GEN"]
-    assert billing.startswith("billing  serving (pending)  7    aaaaaaaaaaaa")
+    assert billing.startswith("billing  serving (pending)  7    aaaaaaaaaaaa  1/bbbbbbbb")
     assert "127.0.0.1:8080" in billing
     assert shop.split()[:3] == ["shop", "stopped", "-"]
 
