@@ -14,6 +14,7 @@ import dataplane
 from dataplane.cli.folders import Folders, app_name, find_folders
 
 WATCH_SECONDS: Final = 1.0
+STALE_SHOWN: Final = 3  # files
 
 _COLOURS: Final = {"serving": "32", "crash-loop": "31", "restarting": "31", "failed": "31"}
 _DRAINING_COLOUR: Final = "33"
@@ -155,7 +156,7 @@ def ps_text(
                         _code(generation),
                         str(worker["slot"]),
                         str(worker["pid"] or "-"),
-                        worker["state"],
+                        worker["state"] + (" (stale)" if worker["stale"] else ""),
                         str(worker["connections"]),
                         str(worker["requests"]),
                         f"{rates[key]:.0f}" if key in rates else "-",
@@ -176,7 +177,19 @@ def ps_text(
                 cells[column] = f"\x1b[{code}m{cells[column]}\x1b[0m"
         lines.append("  ".join(cells).rstrip())
     lines += [f"{app['app']}: {app['error']}" for app in apps if app.get("error")]
+    lines += _stale_lines(apps)
     return "\n".join(lines)
+
+
+def _stale_lines(apps: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What to do about workers that run from files the host has replaced."""
+    files: dict[str, dict[str, None]] = {}  # by app, in order
+    for app, _, worker in _workers(apps):
+        if worker["stale"]:
+            files.setdefault(app, {}).update(dict.fromkeys(worker["stale"]))
+    for app, named in files.items():
+        shown = ", ".join(list(named)[:STALE_SHOWN]) + (" ..." if len(named) > STALE_SHOWN else "")
+        yield f"{app}: stale, since {shown} changed on disk: dataplane swap --force --app {app}"
 
 
 def _code(generation: dict[str, Any]) -> str:

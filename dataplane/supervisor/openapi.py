@@ -66,6 +66,7 @@ _WORKER = _object(
     {
         "slot": _COUNT, "pid": _or_null(_COUNT), "state": _TEXT, "connections": _COUNT,
         "requests": _COUNT, "cpu_seconds": _NUMBER, "memory_bytes": _COUNT, "restarts": _COUNT,
+        "stale": _list(_TEXT),
     }
 )  # fmt: skip
 _GENERATION = _object(

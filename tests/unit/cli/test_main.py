@@ -139,7 +139,7 @@ def test_only_the_variables_that_the_file_names_are_sent(
 def app(**more: Any) -> dict[str, Any]:
     worker = {
         "slot": 0, "pid": 4711, "state": "serving", "connections": 120, "requests": 90210,
-        "cpu_seconds": 3.2, "memory_bytes": 2400000, "restarts": 0,
+        "cpu_seconds": 3.2, "memory_bytes": 2400000, "restarts": 0, "stale": [],
     }  # fmt: skip
     generation = {
         "generation": 7, "image": "sha256:" + "a" * 64, "code": "1",
@@ -165,6 +165,17 @@ def test_ps_shows_a_line_for_each_worker_and_for_an_app_without_any() -> None:
 def test_ps_colours_states_only_where_it_may() -> None:
     assert "\x1b[" not in ps_text([app()], {}, colour=False)
     assert "\x1b[32mserving" in ps_text([app(pending=False)], {}, colour=True)
+
+
+def test_ps_marks_stale_workers_and_says_what_helps() -> None:
+    stale = app(pending=False)
+    stale["generations"][0]["workers"][0]["stale"] = [f"/lib/{name}.so" for name in "abcd"]
+    head, row, told = ps_text([stale], {}, colour=False).splitlines()
+    assert row.index("serving (stale)") == head.index("WORKER")
+    assert told == (
+        "billing: stale, since /lib/a.so, /lib/b.so, /lib/c.so ... changed on disk: "
+        "dataplane swap --force --app billing"
+    )
 
 
 def test_requests_per_second_are_of_two_looks() -> None:
