@@ -381,7 +381,7 @@ def wait_for_answers(ports: Sequence[int], seconds: float) -> int:
 
 
 def start_times(
-    plane: Dataplane, words: Sequence[str], ports: Sequence[int], n: int
+    plane: Dataplane, words: Sequence[str], ports: Sequence[int], starts: int
 ) -> list[float]:
     """How long each of n starts took until every port had answered, in ms; the first one builds."""
     took = []
