@@ -71,10 +71,11 @@ fuzz: setup ## run each fuzz target for FUZZ_SECONDS (60), and the properties on
 	@$(MAKE) --no-print-directory -C native fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
 	@$(BIN)/pytest -q --hypothesis-profile=search tests/property tests/unit/image/test_config_fuzz.py
 
-bench: setup ## measure: beside the peers in one run, and swaps under load
+bench: setup ## measure: beside the peers in one run, swaps under load, a hundred apps
 	@$(MAKE) --no-print-directory -C benchmarks/load
 	@$(BIN)/python benchmarks/compare.py
 	@$(BIN)/python benchmarks/swap.py
+	@$(BIN)/python benchmarks/many.py
 
 check: ## what CI runs
 	@./.ci/run

@@ -6,10 +6,8 @@ app has a port and a config file of its own, made here; all of them share one up
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
-import json
 import re
 import statistics
 import sys
@@ -56,43 +54,6 @@ class Scene:
         self.plane.config(app, port=self.ports[app], upstream_port=self.upstream_port, mark=mark)
 
 
-def main() -> int:
-    args = options().parse_args()
-    size = QUICK if args.quick else FULL
-    rig.take_precedence()
-    figures: list[Figure] = []
-    problem: str | None = None
-    names = [args.figure] if args.figure else list(FIGURES)
-    try:
-        rig.build_tools()
-        for name in names:
-            for figure in FIGURES[name](size):
-                figures.append(figure)
-                if not args.json:
-                    print(figure.line(), flush=True)
-    except rig.RunFailed as failure:
-        problem = str(failure)
-        print(f"many: {name}: {problem}", file=sys.stderr)
-    if args.json:
-        told = {"machine": rig.machine(), "figures": [one.as_json() for one in figures]}
-        print(json.dumps(told | {"error": problem}))
-    # A promise must hold anywhere; a target of speed is held only where that is asked.
-    broken = [one for one in figures if not one.ok and (one.promise or args.check)]
-    return 1 if broken or problem else 0
-
-
-def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="A host full of apps, measured from outside.",
-        epilog="example: python benchmarks/many.py memory",
-    )
-    parser.add_argument("figure", nargs="?", choices=list(FIGURES), help="one of them; else all")
-    parser.add_argument("--quick", action="store_true", help="12 apps, not 123")
-    parser.add_argument("--check", action="store_true", help="exit 1 if a target is missed too")
-    parser.add_argument("--json", action="store_true")
-    return parser
-
-
 # ---- many apps -----------------------------------------------------------------------------------
 
 
@@ -115,19 +76,9 @@ def configured(apps: int) -> Iterator[Scene]:
 def running(apps: int) -> Iterator[Scene]:
     """All apps serve."""
     with configured(apps) as made:
-        made.plane.run("up", "--detach", seconds=300.0)
-        for port in made.ports.values():
-            rig.wait_for_answer(port)
+        made.plane.run("up", "--detach", seconds=rig.START_SECONDS)
+        rig.wait_for_answers(list(made.ports.values()), rig.START_SECONDS)
         yield made
-
-
-def wait_for_all(ports: list[int], seconds: float) -> int:
-    """When the last of the ports first answered 200 (CLOCK_MONOTONIC, ns)."""
-    deadline = time.monotonic() + seconds
-    answered = 0
-    for port in ports:  # in any order: what is asked is when the last does
-        answered = max(answered, rig.wait_for_answer(port, deadline - time.monotonic()))
-    return answered
 
 
 # ---- figures -------------------------------------------------------------------------------------
@@ -137,16 +88,7 @@ def start(size: Size) -> Iterator[Figure]:
     """`up` where nothing was built yet, and where all was."""
     with configured(size.apps) as made:
         ports = list(made.ports.values())
-        took = []
-        for _ in range(size.starts + 1):
-            began = time.monotonic_ns()
-            child = made.plane.foreground("up")
-            try:
-                took.append((wait_for_all(ports, 300.0) - began) / 1e6)
-            finally:
-                code = rig.end(child)
-            if code != 0:
-                raise rig.RunFailed(f"up exits {code} after SIGTERM")
+        took = rig.start_times(made.plane, ["up"], ports, size.starts + 1)
     yield Figure(
         name=f"up with {size.apps} apps that never ran: every app answers",
         value=round(took[0], 1),
@@ -283,7 +225,7 @@ def broken(size: Size) -> Iterator[Figure]:
         child = made.plane.foreground("up")
         try:
             ports = [port for app, port in made.ports.items() if app != BROKEN]
-            wait_for_all(ports, 300.0)
+            rig.wait_for_answers(ports, rig.START_SECONDS)
             told = wait_for_text(made, rf"apps/{BROKEN}\.yaml:{wrong}:\d+: ", 60.0)
         finally:
             code = rig.end(child)
@@ -334,4 +276,5 @@ FIGURES: Final[dict[str, Callable[[Size], Iterator[Figure]]]] = {
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    about = "A host full of apps, measured from outside."
+    sys.exit(rig.take_figures("many", about, FIGURES, (FULL, QUICK), quick="12 apps, not 123"))

@@ -5,6 +5,7 @@ did not start.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import http.client
 import json
@@ -18,17 +19,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import IO, Any, Final, Self
+from typing import IO, Any, Final, Self, TypeVar
 
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parent
 TOOLS: Final = HERE / "build"
 APP: Final = "bench"
 END_SECONDS: Final = 10.0
+START_SECONDS: Final = 300.0  # of a hundred apps that were never built
 DOWN_SECONDS: Final = 45.0  # the drain deadline of an app is 30 s
 
 Json = dict[str, Any]
@@ -369,6 +371,32 @@ def wait_for_answer(port: int, seconds: float = 30.0) -> int:
 # ---- what the kernel knows -----------------------------------------------------------------------
 
 
+def wait_for_answers(ports: Sequence[int], seconds: float) -> int:
+    """When the last of the ports first answered 200 (CLOCK_MONOTONIC, ns)."""
+    deadline = time.monotonic() + seconds
+    answered = 0
+    for port in ports:  # in any order: what is asked is when the last does
+        answered = max(answered, wait_for_answer(port, deadline - time.monotonic()))
+    return answered
+
+
+def start_times(
+    plane: Dataplane, words: Sequence[str], ports: Sequence[int], starts: int
+) -> list[float]:
+    """How long each of n starts took until every port had answered, in ms; the first one builds."""
+    took = []
+    for _ in range(starts):
+        began = time.monotonic_ns()
+        child = plane.foreground(*words)
+        try:
+            took.append((wait_for_answers(ports, START_SECONDS) - began) / 1e6)
+        finally:
+            code = end(child)
+        if code != 0:
+            raise RunFailed(f"{words[0]} exits {code} after SIGTERM")
+    return took
+
+
 def tree(pid: int) -> list[int]:
     """The process and all below it."""
     found = [pid]
@@ -547,3 +575,49 @@ def spread(values: Sequence[float]) -> Json:
         "max": round(max(values), 2),
         "n": len(values),
     }
+
+
+# ---- a program of figures ------------------------------------------------------------------------
+
+_Size = TypeVar("_Size")
+
+
+def take_figures(
+    program: str,
+    about: str,
+    figures: Mapping[str, Callable[[_Size], Iterator[Figure]]],
+    sizes: tuple[_Size, _Size],
+    quick: str,
+) -> int:
+    """All of a benchmark whose figures are subcommands: its exit code.
+
+    `sizes`: the one that counts, and one for the tests, which `quick` says in words.
+    """
+    parser = argparse.ArgumentParser(
+        description=about, epilog=f"example: python benchmarks/{program}.py {next(iter(figures))}"
+    )
+    parser.add_argument("figure", nargs="?", choices=list(figures), help="one of them; else all")
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--check", action="store_true", help="exit 1 if a target is missed too")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    take_precedence()
+    taken: list[Figure] = []
+    problem: str | None = None
+    names = [args.figure] if args.figure else list(figures)
+    try:
+        build_tools()
+        for name in names:
+            for figure in figures[name](sizes[args.quick]):
+                taken.append(figure)
+                if not args.json:
+                    print(figure.line(), flush=True)
+    except RunFailed as failure:
+        problem = str(failure)
+        print(f"{program}: {name}: {problem}", file=sys.stderr)
+    if args.json:
+        told = {"machine": machine(), "figures": [one.as_json() for one in taken]}
+        print(json.dumps(told | {"error": problem}))
+    # A promise must hold anywhere; a target of speed is held only where that is asked.
+    broken = [one for one in taken if not one.ok and (one.promise or args.check)]
+    return 1 if broken or problem else 0

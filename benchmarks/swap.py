@@ -6,10 +6,8 @@ connection in place of one that broke, so "0 failed" and "64 connects" mean what
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
-import json
 import os
 import select
 import statistics
@@ -62,43 +60,6 @@ QUICK: Final = Size(
     starts=2,
     apps=3,
 )
-
-
-def main() -> int:
-    args = options().parse_args()
-    size = QUICK if args.quick else FULL
-    rig.take_precedence()
-    figures: list[Figure] = []
-    problem: str | None = None
-    names = [args.figure] if args.figure else list(FIGURES)
-    try:
-        rig.build_tools()
-        for name in names:
-            for figure in FIGURES[name](size):
-                figures.append(figure)
-                if not args.json:
-                    print(figure.line(), flush=True)
-    except rig.RunFailed as failure:
-        problem = str(failure)
-        print(f"swap: {name}: {problem}", file=sys.stderr)
-    if args.json:
-        told = {"machine": rig.machine(), "figures": [one.as_json() for one in figures]}
-        print(json.dumps(told | {"error": problem}))
-    # A promise must hold anywhere; a target of speed is held only where that is asked.
-    broken = [one for one in figures if not one.ok and (one.promise or args.check)]
-    return 1 if broken or problem else 0
-
-
-def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="What a swap costs, measured from outside.",
-        epilog="example: python benchmarks/swap.py latency",
-    )
-    parser.add_argument("figure", nargs="?", choices=list(FIGURES), help="one of them; else all")
-    parser.add_argument("--quick", action="store_true", help="seconds, not minutes")
-    parser.add_argument("--check", action="store_true", help="exit 1 if a target is missed too")
-    parser.add_argument("--json", action="store_true")
-    return parser
 
 
 # ---- a dataplane to swap -------------------------------------------------------------------------
@@ -318,19 +279,10 @@ def gone(size: Size) -> Iterator[Figure]:
 
 def start(size: Size) -> Iterator[Figure]:
     """`run` in the foreground with a warm store, to the first answer."""
-    took = []
     with rig.upstream() as upstream_port, rig.dataplane() as plane:
         port = rig.free_port()
         plane.config(rig.APP, port=port, upstream_port=upstream_port, mark="a")
-        for _ in range(size.starts + 1):
-            began = time.monotonic_ns()
-            child = plane.foreground("run", "--app", rig.APP)
-            try:
-                took.append((rig.wait_for_answer(port) - began) / 1e6)
-            finally:
-                code = rig.end(child)
-            if code != 0:
-                raise rig.RunFailed(f"run exits {code} after SIGTERM")
+        took = rig.start_times(plane, ["run", "--app", rig.APP], [port], size.starts + 1)
     yield at_most(
         "run with a warm store: to the first answer, median",
         statistics.median(took[1:]),
@@ -385,4 +337,5 @@ FIGURES: Final[dict[str, Callable[[Size], Iterator[Figure]]]] = {
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    about = "What a swap costs, measured from outside."
+    sys.exit(rig.take_figures("swap", about, FIGURES, (FULL, QUICK), quick="seconds, not minutes"))

@@ -14,6 +14,7 @@ import dataplane
 from dataplane.cli.folders import Folders, app_name, find_folders
 
 WATCH_SECONDS: Final = 1.0
+STALE_SHOWN: Final = 3  # files
 
 _COLOURS: Final = {"serving": "32", "crash-loop": "31", "restarting": "31", "failed": "31"}
 _DRAINING_COLOUR: Final = "33"
@@ -135,14 +136,14 @@ def ps_text(
     colour: bool,
 ) -> str:
     """A table, one line a worker; an app without any has a line, too."""
-    head = ("APP", "STATE", "GEN", "IMAGE", "SLOT", "PID", "WORKER", "CONNS", "REQUESTS", "REQ/S",
-            "CPU", "MEMORY", "RESTARTS", "SINCE", "ADDRESSES")  # fmt: skip
+    head = ("APP", "STATE", "GEN", "IMAGE", "CODE", "SLOT", "PID", "WORKER", "CONNS", "REQUESTS",
+            "REQ/S", "CPU", "MEMORY", "RESTARTS", "SINCE", "ADDRESSES")  # fmt: skip
     rows = [head]
     for app in apps:
         state = app["state"] + (" (pending)" if app["pending"] else "")
         addresses = " ".join(address["bind"] for address in app["addresses"])
         if not app["generations"]:
-            rows.append((app["app"], state, *["-"] * 12, addresses))
+            rows.append((app["app"], state, *["-"] * 13, addresses))
         for generation in app["generations"]:
             for worker in generation["workers"]:
                 key = (app["app"], generation["generation"], worker["slot"])
@@ -152,9 +153,10 @@ def ps_text(
                         state,
                         str(generation["generation"]),
                         generation["image"].removeprefix("sha256:")[:12],
+                        _code(generation),
                         str(worker["slot"]),
                         str(worker["pid"] or "-"),
-                        worker["state"],
+                        worker["state"] + (" (stale)" if worker["stale"] else ""),
                         str(worker["connections"]),
                         str(worker["requests"]),
                         f"{rates[key]:.0f}" if key in rates else "-",
@@ -170,12 +172,29 @@ def ps_text(
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         if colour and row is not head:
-            for column in (1, 6):
+            for column in (1, 7):
                 code = _COLOURS.get(row[column].split(" ")[0], _DRAINING_COLOUR)
                 cells[column] = f"\x1b[{code}m{cells[column]}\x1b[0m"
         lines.append("  ".join(cells).rstrip())
     lines += [f"{app['app']}: {app['error']}" for app in apps if app.get("error")]
+    lines += _stale_lines(apps)
     return "\n".join(lines)
+
+
+def _stale_lines(apps: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What to do about workers that run from files the host has replaced."""
+    files: dict[str, dict[str, None]] = {}  # by app, in order
+    for app, _, worker in _workers(apps):
+        if worker["stale"]:
+            files.setdefault(app, {}).update(dict.fromkeys(worker["stale"]))
+    for app, named in files.items():
+        shown = ", ".join(list(named)[:STALE_SHOWN]) + (" ..." if len(named) > STALE_SHOWN else "")
+        yield f"{app}: stale, since {shown} changed on disk: dataplane swap --force --app {app}"
+
+
+def _code(generation: dict[str, Any]) -> str:
+    """The version, and the digest's beginning: a hot fix may have left the version as it was."""
+    return f"{generation['code']}/{generation['code_layer'].removeprefix('sha256:')[:8]}"
 
 
 def _may_colour() -> bool:

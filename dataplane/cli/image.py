@@ -13,13 +13,16 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import dataplane
-from dataplane.cli.folders import app_name, find_folders
+from dataplane.cli.folders import Folders, app_name, find_folders
 from dataplane.model.errors import ConfigError, Finding, ImageError
 from dataplane.model.names import AppName, Digest
 from dataplane.model.spec import AppSpec
+
+if TYPE_CHECKING:
+    from dataplane.image.apps import Batch
 
 EX_OK: Final = 0
 EX_FAILED: Final = 1
@@ -73,7 +76,7 @@ def add_verbs(
 def run_build(args: argparse.Namespace) -> int:
     """Builds one image, or all; 78 for findings, 1 for a store that cannot be written."""
     if args.all:
-        return _build_all(args)
+        return _run_build_all(args)
     from dataplane.cli.keys import ensure_keys
     from dataplane.image.apps import app_file
     from dataplane.image.build import build_signed
@@ -123,8 +126,25 @@ def run_build(args: argparse.Namespace) -> int:
     return EX_OK
 
 
-def _build_all(args: argparse.Namespace) -> int:
+def _run_build_all(args: argparse.Namespace) -> int:
     """A broken file costs no other app its image."""
+    try:
+        batch = _built(find_folders(args), take_known=args.known)
+    except ConfigError as error:
+        if not args.json:
+            raise
+        print(json.dumps({"findings": [dataclasses.asdict(one) for one in error.findings]}))
+        return EX_CONFIG
+    if args.json:
+        print(json.dumps(dataclasses.asdict(batch)))
+    else:
+        _print_batch(batch)
+    if any(one.error is not None for one in batch.apps):
+        return EX_FAILED
+    return EX_CONFIG if batch.all_findings() else EX_OK
+
+
+def _built(folders: Folders, *, take_known: bool) -> Batch:
     from dataplane.cli.keys import ensure_keys
     from dataplane.image.apps import app_file
     from dataplane.image.batch import build_all
@@ -133,36 +153,25 @@ def _build_all(args: argparse.Namespace) -> int:
     from dataplane.image.store import Store
     from dataplane.system.clock import SystemClock
 
-    folders = find_folders(args)
-    root = package_root()
-    now = SystemClock().now()
+    store, root, now = Store.open(folders.state), package_root(), SystemClock().now()
 
     def build(spec: AppSpec) -> Digest:
         file = app_file(folders.config, AppName(spec.app))
         source = provenance_from(folders.config, [file], now)
         return build_signed(store, ensure_keys(folders), spec, root, source)
 
-    try:
-        store = Store.open(folders.state)
-        batch = build_all(store, folders.config, os.environ, root, build, take_known=args.known)
-    except ConfigError as error:
-        if not args.json:
-            raise
-        print(json.dumps({"findings": [dataclasses.asdict(one) for one in error.findings]}))
-        return EX_CONFIG
-    if args.json:
-        print(json.dumps(dataclasses.asdict(batch)))
-    for one in () if args.json else batch.apps:
+    return build_all(store, folders.config, os.environ, root, build, take_known=take_known)
+
+
+def _print_batch(batch: Batch) -> None:
+    """A line for each image; what is wrong goes to stderr."""
+    for one in batch.apps:
         if one.image is not None:
             print(f"{one.image}  {one.app}")
         elif one.error is not None:
             print(f"dataplane: {one.app}: {one.error}", file=sys.stderr)
-    findings = (*batch.findings, *(finding for one in batch.apps for finding in one.findings))
-    for finding in () if args.json else findings:
+    for finding in batch.all_findings():
         print(finding, file=sys.stderr)
-    if any(one.error is not None for one in batch.apps):
-        return EX_FAILED
-    return EX_CONFIG if findings else EX_OK
 
 
 def run_validate(args: argparse.Namespace) -> int:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dataplane.cli.folders import Folders, find_folders
 from dataplane.model.errors import ConfigError, ControlError, Finding, ImageError
 from dataplane.model.names import APP_NAME, DIGEST, AppName, Digest
+
+if TYPE_CHECKING:
+    from dataplane.image.store import Store
 
 EX_OK: Final = 0
 EX_FAILED: Final = 1
@@ -20,7 +22,6 @@ EX_CONFIG: Final = 78
 
 _SIGNS: Final = {"nothing": " ", "replace": "~", "add": "+", "remove": "-", "broken": "!"}
 _SHORT: Final = 12
-_SHORTEST_PREFIX: Final = 4
 
 
 def add_verbs(
@@ -251,9 +252,8 @@ def run_diff(args: argparse.Namespace) -> int:
     folders = find_folders(args)
     try:
         store = Store.open(folders.state)
-        known = store.digests()
         images = [
-            store.image(named_image(text, known, _serving(folders)))
+            store.image(named_image(store, text, _serving(folders)))
             for text in (args.before, args.after)
         ]
     except ConfigError as error:  # 1 is promised for whatever cannot be compared
@@ -280,24 +280,22 @@ def run_diff(args: argparse.Namespace) -> int:
     return EX_OK if images[0].digest == images[1].digest else EX_DIFFER
 
 
-def named_image(text: str, known: Sequence[Digest], serving: dict[AppName, Digest]) -> Digest:
+def named_image(store: Store, text: str, serving: dict[AppName, Digest]) -> Digest:
     """The image that a word means: an app's, by its name; else the one whose digest begins so.
 
     Raises `ImageError` where it means none, or several.
     """
+    from dataplane.image.listing import MIN_PREFIX, find_image, is_beginning
+
     if text in serving:
         return serving[AppName(text)]
-    digits = text.removeprefix("sha256:")
-    if len(digits) >= _SHORTEST_PREFIX and set(digits) <= set("0123456789abcdef"):
-        found = [digest for digest in known if digest.startswith(f"sha256:{digits}")]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise ImageError(f"{text} is the beginning of {len(found)} digests: name more digits")
-        raise ImageError(f"the store has no image whose digest begins with {digits}")
+    if is_beginning(text):
+        return find_image(store, text)
     if APP_NAME.fullmatch(text):
         raise ImageError(f"no app {text} serves or served here; name an image by its digest")
-    raise ImageError(f"{text!r} is neither a digest nor an app's name")
+    raise ImageError(
+        f"{text!r} is neither an app's name nor a digest, nor the first {MIN_PREFIX} or more of one"
+    )
 
 
 def _serving(folders: Folders) -> dict[AppName, Digest]:

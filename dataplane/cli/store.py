@@ -46,7 +46,7 @@ def add_verbs(
     image = verbs.add_parser(
         "image",
         help="the images of this host: list, prove, remove, move to another host",
-        description="The store of images. DIGEST is sha256:… or the first 6 or more digits of it.",
+        description="The store of images. DIGEST is sha256:… or the first 4 or more digits of it.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -3,11 +3,28 @@
 Every message carries the protocol's version and its type. Decoding is strict and happens here
 alone: what cannot be decoded is a `ControlError`, and the channel is closed. Descriptors travel
 beside a message (SCM_RIGHTS) in the order that the message's comment names.
+
+Zygotes and workers run their image's code, so a supervisor speaks to older code for as long as that
+serves, and to newer code after a rollback of its own. What that asks of a change:
+
+- A field that is added has a plain default that means what code before it did. A field at its
+  default is not sent, and one that did not come has its default: so either side understands the
+  other, and `PROTOCOL` stays. Another value is an unknown field to older code. Whoever sends one
+  knows that the peer's code has it: a zygote tells its code in `ZygoteHello`, and its workers run
+  the same; what answers a message that only newer code sends has a reader that knows it.
+- A type that is added leaves `PROTOCOL` as it is, and is sent on the same condition.
+- To take a field or a type away, to rename it, or to change its values, meaning, descriptors or
+  default, raises `PROTOCOL`. Code that does so speaks the former version for as long as any image
+  may be rolled back to that speaks no other.
+- An unknown version, type or field is never passed over, because what it asked for would not be
+  done: it is a `ControlError`, and the channel ends. The supervisor then replaces the zygote, or
+  the worker, as if it had crashed.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from typing import Any, Final, TypeAlias
 
@@ -223,9 +240,10 @@ _KINDS: Final[dict[str, Any]] = {
 
 
 def learn_messages() -> None:
-    """Makes the first decoding of each message as quick as the later ones."""
+    """Makes the first of each message as quick as the later ones."""
     for kind in _KINDS.values():
         learn(kind)
+        _defaults(kind)
 
 
 def encode_message(message: Message) -> bytes:
@@ -235,8 +253,21 @@ def encode_message(message: Message) -> bytes:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    # Not dataclasses.asdict, which copies everything that it finds.
-    return {name: getattr(value, name) for name in value.__slots__}
+    """All but what is at its default. Not dataclasses.asdict, which copies all that it finds."""
+    told = {name: getattr(value, name) for name in value.__slots__}
+    kind: Any = type(value)
+    for name, default in _defaults(kind):
+        if told[name] == default:
+            del told[name]
+    return told
+
+
+@functools.cache
+def _defaults(kind: Any) -> tuple[tuple[str, Any], ...]:
+    fields = dataclasses.fields(kind)
+    return tuple(
+        (one.name, one.default) for one in fields if one.default is not dataclasses.MISSING
+    )
 
 
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=_fields)
@@ -246,7 +277,7 @@ def decode_message(datagram: bytes) -> Message:
     """Raises `ControlError` for another version, an unknown type, or a field that is off."""
     try:
         fields = json.loads(datagram)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ControlError(f"not a message: {error}") from error
     if not isinstance(fields, dict):
         raise ControlError("not a message: no object")

@@ -31,6 +31,10 @@ class Batch:
     apps: tuple[BuiltApp, ...]
     findings: tuple[Finding, ...]
 
+    def all_findings(self) -> tuple[Finding, ...]:
+        """Those of the folder and of every app."""
+        return (*self.findings, *(finding for one in self.apps for finding in one.findings))
+
 
 def app_file(config_dir: Path, app: AppName) -> Path:
     """Where the app's config file is, if it is there."""

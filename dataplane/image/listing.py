@@ -26,10 +26,11 @@ from dataplane.image.store import (
     referrers_tag,
 )
 from dataplane.model.errors import ImageError
-from dataplane.model.names import DIGEST, Digest
+from dataplane.model.names import DIGEST, AppName, Digest
 
 # A prefix of a digest that a person typed: fewer digits are a slip rather than a name.
-MIN_PREFIX: Final = 6
+MIN_PREFIX: Final = 4
+_DIGITS: Final = 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,25 +201,40 @@ def list_of_referrers(store: Store, digest: Digest) -> tuple[Digest, ...]:
     return found
 
 
-def find_image(store: Store, text: str) -> Digest:
-    """The image of that digest, or of the only digest that begins so. Raises `ImageError`."""
+def is_beginning(text: str) -> bool:
+    """Whether a word can mean an image by its digest, or by enough of the first digits of it."""
     digits = text.removeprefix("sha256:")
-    if DIGEST.fullmatch(text) is None and (
-        len(digits) < MIN_PREFIX or not set(digits) <= set("0123456789abcdef")
-    ):
+    return MIN_PREFIX <= len(digits) <= _DIGITS and not set(digits) - set("0123456789abcdef")
+
+
+def find_image(store: Store, text: str, app: AppName | None = None) -> Digest:
+    """The only image (of the app) whose digest is this, or begins so, with `sha256:` or without.
+
+    Raises `ImageError` where none or several are meant.
+    """
+    if not is_beginning(text):
         raise ImageError(
-            f"{text!r} is not a digest: sha256: and 64 hex digits, or at least {MIN_PREFIX} of them"
+            f"{text!r} is not a digest: sha256: and {_DIGITS} hex digits, or their first "
+            f"{MIN_PREFIX} or more"
         )
+    digits = text.removeprefix("sha256:")
     # By the index alone: a damaged image is found as well, for that is how one gets rid of it.
     found = [
         Digest(line["digest"])
         for line in read_index(store)["manifests"]
         if is_image_line(line) and line["digest"].removeprefix("sha256:").startswith(digits)
     ]
+    of_app = ""
+    if app is not None:
+        of_app = f" of {app}"
+        found = [digest for digest in found if store.image(digest).app == app]
     if not found:
-        raise NoSuchImage(f"no image {text} is in the store {store.folder}")
+        begins = "" if len(digits) == _DIGITS else "that begins with "
+        raise NoSuchImage(f"no image{of_app} {begins}{text} is in the store {store.folder}")
     if len(found) > 1:
-        raise ImageError(f"{text} begins {len(found)} digests: {', '.join(found)}")
+        raise ImageError(
+            f"{text} begins {len(found)} digests{of_app}, give more digits: {', '.join(found)}"
+        )
     return found[0]
 
 

@@ -30,6 +30,7 @@ from dataplane.supervisor.metrics import metrics_text
 from dataplane.supervisor.openapi import Operation, document
 from dataplane.supervisor.planning import Planning
 from dataplane.supervisor.rollouts import SwapUnderWay
+from dataplane.supervisor.staleness import Staleness
 
 _Call: TypeAlias = Callable[["Api", Request, dict[str, str]], Awaitable[Response]]
 
@@ -127,10 +128,10 @@ class Api:
     # --- apps ---------------------------------------------------------------------------------
 
     async def apps(self, request: Request, names: dict[str, str]) -> Response:
-        reports = []
+        reports, staleness = [], Staleness()
         for app in self._desk.names():
             with contextlib.suppress(NoSuchApp):  # removed meanwhile
-                reports.append(self._desk.report(app))
+                reports.append(self._desk.report(app, staleness))
             # The kernel adds up a worker's memory for half a millisecond: of a hundred apps that
             # is more than a swap should ever wait.
             await asyncio.sleep(0)

@@ -18,6 +18,7 @@ from dataplane.supervisor.history import Entry, History, served_before, under_wa
 from dataplane.supervisor.images import Images
 from dataplane.supervisor.report import app_report
 from dataplane.supervisor.rollouts import Rollouts
+from dataplane.supervisor.staleness import Staleness
 from dataplane.supervisor.stored import Stored
 from dataplane.supervisor.wanted import Wanted
 
@@ -155,9 +156,9 @@ class Desk:
         known = {name for name, entry in wanted if entry.image is not None or entry.stopped}
         return tuple(sorted({*self._fleet.apps, *known}))
 
-    def report(self, name: AppName) -> dict[str, Any]:
-        """What `ps` shows of the app. Raises `NoSuchApp`."""
-        return app_report(self._known(name), self._wanted.app(name))
+    def report(self, name: AppName, staleness: Staleness | None = None) -> dict[str, Any]:
+        """What `ps` shows of the app, after one look at the disk. Raises `NoSuchApp`."""
+        return app_report(self._known(name), self._wanted.app(name), staleness or Staleness())
 
     async def history(self, name: AppName) -> list[Entry]:
         """Every generation of the app, oldest first. Raises `NoSuchApp`, `ControlError`."""

@@ -23,6 +23,7 @@ from dataplane.model.ledger import Side
 from dataplane.model.lifecycle import Life
 from dataplane.model.names import AppName, Digest, Generation
 from dataplane.supervisor.listeners import Lent
+from dataplane.system.mapped import MappedFiles
 
 
 @dataclasses.dataclass(slots=True, kw_only=True, eq=False)
@@ -47,6 +48,7 @@ class WorkerSlot:
     pidfd: int | None = None
     line: Line | None = None
     seal: Seal | None = None
+    mapped: MappedFiles | None = None  # by the zygote that forked it
     born_at: float = 0.0  # when its fork was asked for
     forked_at: float = 0.0
     error: str | None = None  # its own word for why it ends

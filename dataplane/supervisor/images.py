@@ -17,6 +17,7 @@ from dataplane.image.abi import host_abi
 from dataplane.image.apps import Batch
 from dataplane.image.code import unpack_code
 from dataplane.image.keys import Keys
+from dataplane.image.listing import find_image
 from dataplane.image.proofs import Proofs
 from dataplane.image.signing import provenance_of
 from dataplane.image.store import Image, Store
@@ -27,7 +28,6 @@ from dataplane.system.process import OWN_COMMAND, run
 
 BUILD_SECONDS: Final = 60.0
 BUILD_ALL_SECONDS: Final = 300.0
-SHORTEST_PREFIX: Final = 4  # hex digits by which an image may be named
 # What a Python program needs to be found and to speak plainly; all else is the asker's.
 KEPT_VARIABLES: Final = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
@@ -158,24 +158,7 @@ class Images:
 
     async def named(self, app: AppName, text: str) -> Digest:
         """The app's image whose digest begins so (`sha256:` or not). Raises `ImageError`."""
-        return await asyncio.to_thread(self._named, app, text)
-
-    def _named(self, app: AppName, text: str) -> Digest:
-        hexadecimal = text.removeprefix("sha256:")
-        if len(hexadecimal) < SHORTEST_PREFIX or not set(hexadecimal) <= set("0123456789abcdef"):
-            raise ImageError(
-                f"{text!r} is no digest, nor the first {SHORTEST_PREFIX} or more digits of one"
-            )
-        found = [
-            digest
-            for digest in self._store.digests()
-            if digest.startswith(f"sha256:{hexadecimal}") and self._store.image(digest).app == app
-        ]
-        if not found:
-            raise ImageError(f"the store has no image of {app} that begins with {text}")
-        if len(found) > 1:
-            raise ImageError(f"{text} is not one image of {app} but {len(found)}: name more digits")
-        return found[0]
+        return await asyncio.to_thread(find_image, self._store, text, app)
 
     async def unpack(self, image: Image) -> Path:
         """Where the image's code lies, once image and code are proven. Raises `ImageError`."""

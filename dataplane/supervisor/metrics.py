@@ -10,6 +10,7 @@ from typing import Final
 from dataplane.control.stats import Stats
 from dataplane.supervisor.fleet import App, Fleet
 from dataplane.supervisor.report import cpu_seconds, memory_bytes
+from dataplane.supervisor.staleness import Staleness
 
 OUTCOMES: Final = ("swapped", "unchanged", "failed")
 
@@ -65,6 +66,12 @@ def _lines(fleet: Fleet) -> Iterator[str]:
     for app in apps:
         for labels, pid in _workers(app):
             yield _line("dataplane_worker_cpu_seconds_total", cpu_seconds(pid), **labels)
+    staleness = Staleness()
+    yield from _head(
+        "dataplane_workers_stale", "gauge", "Workers that run from files the host has replaced."
+    )
+    for app in apps:
+        yield _line("dataplane_workers_stale", staleness.workers(app), app=app.name)
     yield from _head("dataplane_app_info", "gauge", "What serves now.")
     for app in apps:
         if app.serving is not None:

@@ -67,11 +67,13 @@ _WORKER = _object(
     {
         "slot": _COUNT, "pid": _or_null(_COUNT), "state": _TEXT, "connections": _COUNT,
         "requests": _COUNT, "cpu_seconds": _NUMBER, "memory_bytes": _COUNT, "restarts": _COUNT,
+        "stale": _list(_TEXT),
     }
 )  # fmt: skip
 _GENERATION = _object(
     {
-        "generation": _COUNT, "image": _DIGEST, "code": _TEXT, "state": _TEXT,
+        "generation": _COUNT, "image": _DIGEST, "code": _TEXT, "code_layer": _DIGEST,
+        "state": _TEXT,
         "since": {"type": "string", "format": "date-time"}, "seal": _or_null(_OPEN),
         "names": {"type": "object", "additionalProperties": _list(_TEXT)},
         "secrets": _list(_TEXT),

@@ -9,14 +9,16 @@ from typing import Any, Final
 from dataplane.control.messages import Seal
 from dataplane.model.lifecycle import Life
 from dataplane.supervisor.fleet import App, AppGeneration, WorkerSlot
+from dataplane.supervisor.staleness import Staleness
 from dataplane.supervisor.wanted import WantedApp
 from dataplane.system.clock import timestamp
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGESIZE")
+STALE_NAMED: Final = 8  # files: a new Python replaces all of its own
 
 
-def app_report(app: App, wanted: WantedApp) -> dict[str, Any]:
+def app_report(app: App, wanted: WantedApp, staleness: Staleness) -> dict[str, Any]:
     """The whole app, its generations oldest first."""
     shown = app.serving or (app.generations[-1] if app.generations else None)
     return {
@@ -28,7 +30,7 @@ def app_report(app: App, wanted: WantedApp) -> dict[str, Any]:
             {"listener": listener, "bind": bind}
             for listener, bind in (shown.lent.addresses if shown else ())
         ],
-        "generations": [_generation(generation) for generation in app.generations],
+        "generations": [_generation(one, staleness) for one in app.generations],
         **({"error": error} if (error := app_error(app)) is not None else {}),
     }
 
@@ -53,18 +55,19 @@ def app_error(app: App) -> str | None:
     return None if app.serving is not None else app.error
 
 
-def _generation(generation: AppGeneration) -> dict[str, Any]:
+def _generation(generation: AppGeneration, staleness: Staleness) -> dict[str, Any]:
     seals = [slot.seal for slot in generation.slots if slot.seal is not None]
     return {
         "generation": generation.number,
         "image": generation.image.digest,
         "code": generation.image.code_version,
+        "code_layer": generation.image.code_layer,
         "state": generation.state,
         "since": timestamp(generation.since),
         "seal": _seal(seals[0]) if seals else None,
         "names": {name: list(found) for name, found in generation.inputs.addresses},
         "secrets": [reference for reference, _ in generation.inputs.secrets],
-        "workers": [_worker(slot) for slot in generation.slots],
+        "workers": [_worker(slot, staleness) for slot in generation.slots],
     }
 
 
@@ -81,7 +84,7 @@ def _seal(seal: Seal) -> dict[str, Any]:
     }
 
 
-def _worker(slot: WorkerSlot) -> dict[str, Any]:
+def _worker(slot: WorkerSlot, staleness: Staleness) -> dict[str, Any]:
     stats = slot.figures()
     return {
         "slot": slot.number,
@@ -92,6 +95,7 @@ def _worker(slot: WorkerSlot) -> dict[str, Any]:
         "cpu_seconds": cpu_seconds(slot.pid) if slot.pid else 0.0,
         "memory_bytes": memory_bytes(slot.pid) if slot.pid else 0,
         "restarts": slot.restarts,
+        "stale": list(staleness.files(slot)[:STALE_NAMED]),
     }
 
 

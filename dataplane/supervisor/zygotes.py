@@ -29,6 +29,7 @@ from dataplane.supervisor.lives import Lives
 from dataplane.system.clock import Clock
 from dataplane.system.fds import close_fds
 from dataplane.system.once import one_shot
+from dataplane.system.mapped import MappedFiles
 from dataplane.system.process import NULL, Child, reap, spawn
 from dataplane.system.sockets import bind_packet_socket, packet_pair
 
@@ -58,6 +59,7 @@ class Zygote:
     deaths: int  # of the zygotes before it, as `lifecycle.count_death` counts
     hello: asyncio.Future[ZygoteHello]
     line: Line | None = None
+    mapped: MappedFiles | None = None  # by a zygote that takes forks
     stale: bool = False  # the host's files have changed under it: another one takes its place
     waiting: list[WorkerSlot] = dataclasses.field(default_factory=list)  # until the hello
     asked: dict[int, tuple[WorkerSlot, socket.socket]] = dataclasses.field(default_factory=dict)
@@ -298,6 +300,7 @@ class Zygotes:
             case Forked() if message.request in zygote.asked and len(fds) == 1:
                 slot, channel = zygote.asked.pop(message.request)
                 zygote.workers[message.pid] = slot
+                slot.mapped = zygote.mapped
                 self._lives.forked(slot, message.pid, fds[0], channel)
                 return
             case ForkFailed() if message.request in zygote.asked:
@@ -331,6 +334,8 @@ class Zygotes:
     def _greeted(self, zygote: Zygote, hello: ZygoteHello) -> None:
         took = self._clock.monotonic() - zygote.started_at
         self._events.tell("zygote.ready", pid=hello.pid, code=hello.code, ms=round(took * 1000, 1))
+        with contextlib.suppress(OSError):  # it has died since, which its pidfd tells
+            zygote.mapped = MappedFiles(Path(f"/proc/{zygote.child.pid}/maps"))
         zygote.hello.set_result(hello)
         waiting, zygote.waiting = zygote.waiting, []
         for slot in waiting:

@@ -38,12 +38,12 @@ from dataplane.model.spec import (
     UpstreamSpec,
 )
 from dataplane.system.fds import close_all_but, close_fds
+from dataplane.system.mapped import MappedFiles
 from dataplane.system.memory import give_back_empty_pages
 from dataplane.system.process import set_name
 from dataplane.system.sandbox import Layer, Sandbox
 from dataplane.worker import main as worker
 from dataplane.worker.birth import Birth, birth
-from dataplane.worker.mapped import MappedFiles
 
 STANDARD_FDS: Final = (0, 1, 2)
 # What a terminal, a service manager or a person may send to a whole group. Supervisors end workers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.dataplane import Dataplane
+from tests.support.installation import copy_package
 from tests.support.load import build_tools
 
 
@@ -38,3 +40,27 @@ def plane() -> Iterator[Dataplane]:
     finally:
         made.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def installed() -> Iterator[Path]:
+    """A copy of the package, as an installation that can be changed and taken away."""
+    folder = Path(tempfile.mkdtemp())
+    yield copy_package(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def apart(installed: Path) -> Iterator[Dataplane]:
+    """A dataplane that runs from that copy."""
+    folder = Path(tempfile.mkdtemp())
+    made = Dataplane(
+        folder,
+        program=(sys.executable, "-m", "dataplane"),
+        environment={"PYTHONPATH": str(installed), "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    try:
+        yield made
+    finally:
+        made.close()
+        shutil.rmtree(folder)

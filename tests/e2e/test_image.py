@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
-
-import pytest
 
 from tests.support.dataplane import (
     APP,
@@ -22,35 +16,10 @@ from tests.support.dataplane import (
     eventually,
     process_name,
 )
+from tests.support.installation import change
 from tests.support.wire import Wire
 
 DIGEST_LINE: Final = re.compile(r"sha256:[0-9a-f]{64}\n")
-
-
-@pytest.fixture
-def installed() -> Iterator[Path]:
-    """A copy of the package, as an installation that can be changed and taken away."""
-    folder = Path(tempfile.mkdtemp())
-    unwanted = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "dataplane", folder / "site-packages" / "dataplane", ignore=unwanted)
-    yield folder / "site-packages"
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-def apart(installed: Path) -> Iterator[Dataplane]:
-    """A dataplane that runs from that copy."""
-    folder = Path(tempfile.mkdtemp())
-    made = Dataplane(
-        folder,
-        program=(sys.executable, "-m", "dataplane"),
-        environment={"PYTHONPATH": str(installed), "PYTHONDONTWRITEBYTECODE": "1"},
-    )
-    try:
-        yield made
-    finally:
-        made.close()
-        shutil.rmtree(folder)
 
 
 # --- the digest -------------------------------------------------------------------------------
@@ -166,12 +135,6 @@ def claim_own_code(plane: Dataplane, installed: Path, name: str) -> None:
 def mapped_files(pid: int) -> set[str]:
     lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
     return {line.split(None, 5)[5] for line in lines if "/" in line}
-
-
-def change(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
 
 
 # --- the store --------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from dataplane.image.running import (
 from dataplane.image.store import Store
 from dataplane.model.names import Digest
 from tests.support.dataplane import APP, Dataplane, app_config, eventually, wait_gone
+from tests.support.registry import registry
 from tests.support.wire import Wire
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may look into a worker")
@@ -255,6 +257,41 @@ def skopeo(*words: str, given: bytes | None = None) -> bytes:
     ended = subprocess.run(["skopeo", *words], input=given, capture_output=True, timeout=30)
     assert ended.returncode == 0, (words, ended.stderr)
     return ended.stdout
+
+
+def test_oras_reads_and_copies_an_export_and_what_it_copied_is_taken(
+    plane: Dataplane, other: Dataplane
+) -> None:
+    """Into a registry and out again, with the list of what refers to the image."""
+    layout = pytest.importorskip("oras.layout")
+    provider = pytest.importorskip("oras.provider")
+    digest = plane.build(app_config())
+    tar, read, copy, again = (plane.folder / name for name in ("it.tar", "read", "copy", "2.tar"))
+    plane.cli("image", "export", digest, str(tar))
+    with tarfile.open(tar) as opened:
+        opened.extractall(read, filter="data")
+    exported = layout.NewLayout(str(read))  # which validates it
+    blobs = {f"sha256:{path.name}" for path in (read / "blobs" / "sha256").iterdir()}
+    tags = (APP, digest.replace(":", "-"))
+    needed = [exported.get_ordered_blobs(tag) for tag in tags]
+    assert needed[0][-1] == digest
+    assert set().union(*needed) == blobs
+
+    lines = []
+    with registry() as (port, pushed):
+        there = provider.Registry(hostname=f"127.0.0.1:{port}", insecure=True)
+        for tag in tags:
+            exported.push_to_registry(there, f"127.0.0.1:{port}/it:{tag}", tag)
+        assert pushed.keys() == blobs
+        copied = layout.Layout(str(copy), validate=False)
+        for tag in tags:
+            copied.pull_from_registry(there, f"127.0.0.1:{port}/it:{tag}", tag)
+            lines += json.loads((copy / "index.json").read_bytes())["manifests"]
+    (copy / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": lines}))
+    subprocess.run(["tar", "-cf", again, "-C", copy, "."], check=True)
+    trust(other, plane)
+    assert other.cli("image", "import", str(again)).out == f"{digest}\n"
+    assert other.cli("image", "verify", digest).err == ""
 
 
 # --- proving what runs ------------------------------------------------------------------------

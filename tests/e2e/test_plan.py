@@ -285,10 +285,11 @@ def test_diff_of_images_and_of_what_serves(plane: Dataplane) -> None:
 @pytest.mark.parametrize(
     ("word", "reason"),
     [
-        ("sha256:" + "0" * 64, "no image whose digest begins"),
+        ("sha256:" + "0" * 64, "no image sha256:000"),
+        ("0000000", "no image that begins with 0000000 is in the store"),
         ("none", "no app none serves"),
         ("abc", "no app abc serves"),
-        ("../x", "neither a digest nor an app"),
+        ("../x", "neither an app's name nor a digest, nor the first 4 or more of one"),
     ],
 )
 def test_diff_with_what_is_no_image(plane: Dataplane, word: str, reason: str) -> None:

@@ -255,6 +255,27 @@ def test_a_zygote_whose_mapped_files_changed_is_replaced_before_it_forks(
     assert plane.zygote_pids() == [new]
 
 
+def test_workers_of_replaced_files_are_marked_until_they_are_replaced(plane: Dataplane) -> None:
+    """Before anybody asks for a fork: an operator sees what an upgrade of the host calls for."""
+    plane.configure(app_config())
+    plane.configure(app_config(mark="shop", app="shop"))
+    plane.start("up")
+    gauge = "dataplane_workers_stale"
+    assert [plane.metric(gauge, app) for app in (APP, "shop")] == [0, 0]
+    assert "stale" not in plane.cli("ps").out
+    (tree,) = (plane.state_dir / "code").iterdir()
+    (library,) = (tree / "dataplane" / "engine").glob("_native*.so")
+    os.utime(library)
+    assert [plane.metric(gauge, app) for app in (APP, "shop")] == [1, 1]
+    assert [plane.workers(app)[0]["stale"] for app in (APP, "shop")] == [[str(library)]] * 2
+    hint = f"{APP}: stale, since {library} changed on disk: dataplane swap --force --app {APP}\n"
+    assert hint in plane.cli("ps").out
+    plane.cli("swap", "--force", "--app", APP)
+    assert [plane.metric(gauge, app) for app in (APP, "shop")] == [0, 1]
+    (fresh,), (left,) = plane.workers(), plane.workers("shop")
+    assert (fresh["stale"], left["stale"]) == ([], [str(library)])
+
+
 def test_workers_outlive_a_stale_zygote_and_their_end_is_told(plane: Dataplane) -> None:
     plane.configure(app_config())
     plane.configure(app_config(mark="shop", app="shop"))
@@ -266,6 +287,7 @@ def test_workers_outlive_a_stale_zygote_and_their_end_is_told(plane: Dataplane) 
     plane.swap(force=True)
     wait_gone(old)
     (worker,) = plane.workers("shop")
+    assert worker["stale"] == [str(library)]  # also with its zygote gone
     os.kill(worker["pid"], signal.SIGKILL)
     ended = plane.event("worker.ended", app="shop")
     assert ended["status"] == "killed by SIGKILL"

@@ -17,6 +17,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from tests.conftest import command_line
 from tests.support.dataplane import APP, Dataplane, app_config, children, eventually, wait_gone
 from tests.support.origin import Origin, holding
 from tests.support.wire import Wire, request
@@ -298,7 +299,10 @@ def test_end_that_is_asked_for_during_a_build_waits_for_no_build(plane: Dataplan
     plane.configure(app_config(app="shop"))
     plane.start()
     swap = plane.later(plane.call, "PUT", "/v1/apps/shop")
-    builder = eventually(lambda: set(children(plane.pid)) - set(plane.zygote_pids())).pop()
+    # Not before its exec: until then the supervisor waits for it in vfork(2).
+    (builder,) = eventually(
+        lambda: [pid for pid in children(plane.pid) if " build " in command_line(pid)]
+    )
     os.kill(builder, signal.SIGSTOP)
     plane.signal(signal.SIGTERM)
     assert plane.wait_end(5) == 0

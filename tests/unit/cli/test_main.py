@@ -143,10 +143,11 @@ def test_only_the_variables_that_the_file_names_are_sent(
 def app(**more: Any) -> dict[str, Any]:
     worker = {
         "slot": 0, "pid": 4711, "state": "serving", "connections": 120, "requests": 90210,
-        "cpu_seconds": 3.2, "memory_bytes": 2400000, "restarts": 0,
+        "cpu_seconds": 3.2, "memory_bytes": 2400000, "restarts": 0, "stale": [],
     }  # fmt: skip
     generation = {
-        "generation": 7, "image": "sha256:" + "a" * 64, "code": "1", "state": "serving",
+        "generation": 7, "image": "sha256:" + "a" * 64, "code": "1",
+        "code_layer": "sha256:" + "b" * 64, "state": "serving",
         "since": "2026-11-22T18:00:00Z", "seal": None, "workers": [worker],
     }  # fmt: skip
     return {
@@ -160,7 +161,7 @@ def test_ps_shows_a_line_for_each_worker_and_for_an_app_without_any() -> None:
     stopped = app(app="shop", state="stopped", pending=False, generations=[], addresses=[])
     head, billing, shop = ps_text([app(), stopped], {}, colour=False).splitlines()
     assert head.split()[:3] == ["APP", "STATE", "GEN"]
-    assert billing.startswith("billing  serving (pending)  7    aaaaaaaaaaaa")
+    assert billing.startswith("billing  serving (pending)  7    aaaaaaaaaaaa  1/bbbbbbbb")
     assert "127.0.0.1:8080" in billing
     assert shop.split()[:3] == ["shop", "stopped", "-"]
 
@@ -168,6 +169,17 @@ def test_ps_shows_a_line_for_each_worker_and_for_an_app_without_any() -> None:
 def test_ps_colours_states_only_where_it_may() -> None:
     assert "\x1b[" not in ps_text([app()], {}, colour=False)
     assert "\x1b[32mserving" in ps_text([app(pending=False)], {}, colour=True)
+
+
+def test_ps_marks_stale_workers_and_says_what_helps() -> None:
+    stale = app(pending=False)
+    stale["generations"][0]["workers"][0]["stale"] = [f"/lib/{name}.so" for name in "abcd"]
+    head, row, told = ps_text([stale], {}, colour=False).splitlines()
+    assert row.index("serving (stale)") == head.index("WORKER")
+    assert told == (
+        "billing: stale, since /lib/a.so, /lib/b.so, /lib/c.so ... changed on disk: "
+        "dataplane swap --force --app billing"
+    )
 
 
 def test_requests_per_second_are_of_two_looks() -> None:

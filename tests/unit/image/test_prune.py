@@ -13,7 +13,14 @@ import pytest
 from dataplane.image.build import build_signed
 from dataplane.image.code import unpack_code
 from dataplane.image.keys import Keys
-from dataplane.image.listing import find_image, read_entries
+from dataplane.image.listing import (
+    NoSuchImage,
+    find_image,
+    is_image_line,
+    read_entries,
+    read_index,
+    write_index,
+)
 from dataplane.image.prune import (
     KEPT_IMAGES,
     builds_lock,
@@ -25,7 +32,7 @@ from dataplane.image.signing import Provenance
 from dataplane.image.store import Store
 from dataplane.image.verify import verify_store
 from dataplane.model.errors import ImageError
-from dataplane.model.names import Digest
+from dataplane.model.names import AppName, Digest
 from tests.unit.model.test_spec import SPEC
 
 PROVENANCE = Provenance(
@@ -183,13 +190,29 @@ def test_no_wanted_state_wants_nothing(tmp_path: Path) -> None:
 def test_an_image_is_found_by_the_beginning_of_its_digest(host: Host) -> None:
     digest = host.build(1)
     hexadecimal = digest.removeprefix("sha256:")
-    for text in (digest, hexadecimal, hexadecimal[:6], f"sha256:{hexadecimal[:12]}"):
+    for text in (digest, hexadecimal, hexadecimal[:4], f"sha256:{hexadecimal[:12]}"):
         assert find_image(host.store, text) == digest
-    for text in ("", "sha256:", hexadecimal[:5], "../../x", "zzzzzzzz"):
+    for text in ("", "sha256:", hexadecimal[:3], "../../x", "zzzzzzzz", digest + "0"):
         with pytest.raises(ImageError, match="is not a digest"):
             find_image(host.store, text)
     with pytest.raises(ImageError, match="no image"):
         find_image(host.store, "0" * 64)
+
+
+def test_an_app_has_its_images_alone_and_several_that_begin_so_are_named(host: Host) -> None:
+    digest = host.build(1)
+    app = host.store.image(digest).app
+    assert find_image(host.store, digest[:12], app) == digest
+    with pytest.raises(NoSuchImage, match=f"no image of shop that begins with {digest[:12]} is in"):
+        find_image(host.store, digest[:12], AppName("shop"))
+    index = read_index(host.store)
+    (line,) = [line for line in index["manifests"] if is_image_line(line)]
+    twin = digest[:-4] + ("0000" if digest[-4:] != "0000" else "1111")
+    write_index(host.store, index | {"manifests": [line, line | {"digest": twin}]})
+    with pytest.raises(ImageError, match="begins 2 digests, give more digits: ") as refused:
+        find_image(host.store, digest[:12])
+    assert digest in str(refused.value)
+    assert twin in str(refused.value)
 
 
 def test_prune_waits_for_a_build_that_has_put_only_its_layer(host: Host) -> None:

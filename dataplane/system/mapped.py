@@ -1,9 +1,9 @@
-"""Whether the files that this process has mapped are still those on disk.
+"""Whether the files that a process has mapped are still those on disk.
 
 A package that is replaced (libssl, the interpreter) leaves old processes on the old files, so a
 fork of a zygote would keep a hole open that the host has closed. What is compared is each file now
-with the same path when the zygote had just started; only a replacement in between those two, while
-the process was loading its libraries, goes unnoticed.
+with the same path when the process had just started; only a replacement in between those two, while
+it was loading its libraries, goes unnoticed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ _Identity: TypeAlias = tuple[int, int, int, int] | None  # None: there is no suc
 
 
 class MappedFiles:
-    """The files that were mapped when this was made."""
+    """The files that were mapped when this was made: of this process, or of another of ours.
+
+    Raises OSError for one that is gone.
+    """
 
     def __init__(self, maps: Path = Path("/proc/self/maps")) -> None:
         self._known = {path: _identity(path) for path in _mapped(maps)}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dataplane.worker.mapped import MappedFiles
+from dataplane.system.mapped import MappedFiles
 
 
 @pytest.fixture
