@@ -28,8 +28,8 @@ from dataplane.supervisor.images import Images
 from dataplane.supervisor.lives import Lives
 from dataplane.system.clock import Clock
 from dataplane.system.fds import close_fds
-from dataplane.system.once import one_shot
 from dataplane.system.mapped import MappedFiles
+from dataplane.system.once import one_shot
 from dataplane.system.process import NULL, Child, reap, spawn
 from dataplane.system.sockets import bind_packet_socket, packet_pair
 
