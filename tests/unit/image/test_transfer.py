@@ -617,8 +617,7 @@ def test_an_image_never_chooses_the_tag_by_which_lists_are_found(
     store: Store, keys: Keys, exported: bytes, other: tuple[Store, Keys]
 ) -> None:
     """Else it could stand where another image's signatures are looked for."""
-    take(other, exported)
-    (victim,) = other[0].images()
+    (victim,) = store.images()
     manifest = json.loads(store.get(victim.digest))
     spec = dataclasses.replace(SPEC, app="shop")
     config = store.put_blob(spec.to_json())
@@ -634,6 +633,7 @@ def test_an_image_never_chooses_the_tag_by_which_lists_are_found(
     write_index(store, index | {"manifests": [*index["manifests"], line]})
     sign_image(store, keys, wicked)
     take(other, tar_of(store, wicked))
+    take(other, exported)
     assert check_signed(*other, victim.digest)
     assert verify_store(*other).is_sound
     assert len(other[0].images()) == 2
