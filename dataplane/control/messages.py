@@ -14,8 +14,8 @@ serves, and to newer code after a rollback of its own. What that asks of a chang
   the same; what answers a message that only newer code sends has a reader that knows it.
 - A type that is added leaves `PROTOCOL` as it is, and is sent on the same condition.
 - To take a field or a type away, to rename it, or to change its values, meaning, descriptors or
-  default, raises `PROTOCOL`. Code that does so speaks the former version for as long as any image
-  may be rolled back to that speaks no other.
+  default, raises `PROTOCOL`. An image's ABI names it, so one of another version is not started but
+  made anew from its own config with the installed code: its hot fix or rollback of code is lost.
 - An unknown version, type or field is never passed over, because what it asked for would not be
   done: it is a `ControlError`, and the channel ends. The supervisor then replaces the zygote, or
   the worker, as if it had crashed.

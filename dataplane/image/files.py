@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import hashlib
+import io
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -49,11 +53,29 @@ def sync_folder(path: Path) -> None:
         os.close(fd)
 
 
+def open_plain(path: Path) -> io.BufferedReader:
+    """Opens a file for reading that is one itself: no link to another place, no pipe to wait for.
+
+    Raises OSError, which says so.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return open(fd, "rb")
+
+
+def digest_of_file(path: Path) -> str:
+    """The file's SHA-256, as blobs are named. Raises OSError, also for what is no plain file."""
+    with open_plain(path) as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
 @contextlib.contextmanager
 def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Holds the lock file, waiting for whoever holds it; the kernel frees it if we die. Those who
     hold it shared keep out only who wants it alone."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
@@ -65,11 +87,20 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
 
 
 def file_identity(path: Path) -> FileIdentity:
-    """Changes whenever the file does, be it replaced or written to. Raises OSError.
+    """Changes whenever the file does, be it replaced or written to, and whatever a link leads to.
+    Raises OSError.
 
     The last of it is the time of its last change, which nobody but root can set back.
     """
     told = os.lstat(path)
+    identity = _identity(told)
+    if stat.S_ISLNK(told.st_mode):
+        there = os.stat(path)
+        return (*identity, *_identity(there), max(told.st_ctime_ns, there.st_ctime_ns))
+    return identity
+
+
+def _identity(told: os.stat_result) -> FileIdentity:
     return (
         told.st_mode, told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns,
     )  # fmt: skip

@@ -39,6 +39,20 @@ _PEM: Final = re.compile(
 _LINE: Final = re.compile(rf"{ALGORITHM}:([A-Za-z0-9+/]{{43}}=)")
 _ID: Final = re.compile(r"[0-9a-f]{64}")
 _MAX_TEXT: Final = 4096
+# Points of small order, without their sign: y of 0, 1 and -1, the two of order 8, and 0 and 1 again
+# as p and p + 1. RFC 8032 leaves it to the verifier to refuse them.
+_WEAK: Final = frozenset(
+    bytes.fromhex(point)
+    for point in (
+        f"{'00' * 32}",
+        f"01{'00' * 31}",
+        f"ec{'ff' * 30}7f",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        f"ed{'ff' * 30}7f",
+        f"ee{'ff' * 30}7f",
+    )
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +103,8 @@ def read_public_key(text: str) -> PublicKey:
         raise wrong from None
     if len(raw) != RAW_BYTES:
         raise wrong
+    if bytes([*raw[:-1], raw[-1] & 0x7F]) in _WEAK:
+        raise ImageError("this public key has no private one: anybody can sign in its name")
     return PublicKey(raw=raw)
 
 

@@ -104,13 +104,17 @@ def read_index(store: Store) -> dict[str, Any]:
 
 
 def image_line(manifest: Manifest) -> dict[str, Any]:
-    """The index's line of an image, from what its digest covers and nothing else."""
+    """The index's line of an image, from what its digest covers and nothing else.
+
+    A tag is never the image's to choose: by those, lists of referrers are found.
+    """
+    annotations = {key: text for key, text in manifest.annotations.items() if key != TAG_ANNOTATION}
     return {
         "mediaType": MANIFEST_TYPE,
         "digest": manifest.digest,
         "size": manifest.size,
         "artifactType": manifest.kind,
-        "annotations": dict(manifest.annotations),
+        "annotations": annotations,
     }
 
 

@@ -10,23 +10,26 @@ the proof and the start is not.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from dataplane.image.code import layer_members
-from dataplane.image.files import FileIdentity, file_clock, file_identity, is_settled
+from dataplane.image.files import (
+    FileIdentity,
+    digest_of_file,
+    file_clock,
+    file_identity,
+    is_settled,
+)
 from dataplane.image.keys import Keys
 from dataplane.image.signing import find_signature
 from dataplane.image.store import Image, Store
 from dataplane.model.errors import ImageError
 from dataplane.model.names import Digest
-
-_CHUNK: Final = 1 << 20
 
 _Identities: TypeAlias = tuple[tuple[Path, FileIdentity], ...]
 _K = TypeVar("_K")
@@ -131,14 +134,10 @@ def _identities(paths: list[Path]) -> _Identities:
 
 
 def _digest_of_file(path: Path) -> Digest:
-    total = hashlib.sha256()
     try:
-        with path.open("rb", buffering=0) as file:
-            while chunk := file.read(_CHUNK):
-                total.update(chunk)
+        return Digest(digest_of_file(path))
     except OSError as error:
         raise ImageError(f"cannot read {path}: {error.strerror}") from error
-    return Digest(f"sha256:{total.hexdigest()}")
 
 
 # --- trees -------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ KEY_ANNOTATION: Final = "dev.dataplane.key"
 # What is signed begins with these, so that no signature can be taken for one of another kind.
 _IMAGE: Final = b"dataplane signature v1\nimage\n"
 _PROVENANCE: Final = b"dataplane signature v1\nprovenance\n"
-_MAX_REFERRERS: Final = 64  # of one image: whoever lists more wants our time
+MAX_REFERRERS: Final = 64  # of one image: whoever lists more wants our time
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,15 @@ class Provenance:
     builder: str  # version of the program that built it
     time: str
     user: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Proven:
+    """A referrer that a trusted key signed. Only what it says is signed, and not the manifest
+    around it, of which anybody can make as many as they like."""
+
+    referrer: Digest
+    says: tuple[str, bytes]  # the key's name, and its statement
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,28 +169,33 @@ def find_signature(store: Store, keys: Keys, digest: Digest) -> tuple[str, tuple
     )
 
 
-def proven_referrers(store: Store, keys: Keys, digest: Digest) -> tuple[Digest, ...]:
+def proven_referrers(store: Store, keys: Keys, digest: Digest) -> tuple[Proven, ...]:
     """What a trusted key signed of all that speaks of an image; the rest may say anything.
 
     Raises `ImageError` for what names a trusted key and is not its, or cannot be read.
     """
-    proven = []
-    for one in _listed(store, digest):
-        referrer = store.referrer(digest, one)
-        if referrer.artifact_type == SIGNATURE_TYPE:
-            signature = _read_signature(store, referrer)
-            statement = _statement(_IMAGE, digest, digest)
-        elif referrer.artifact_type == PROVENANCE_TYPE and len(referrer.layers) == 2:
-            signature = _parse_signature(store, referrer.layers[1])
-            statement = _statement(_PROVENANCE, digest, referrer.layers[0])
-        else:
-            continue
-        fault = _fault(keys, signature, statement)
-        if fault is None:
-            proven.append(one)
-        elif keys.trusted_key(signature.keyid) is not None:
-            raise ImageError(f"{fault} (referrer {one})")
-    return tuple(proven)
+    found = (proven_referrer(store, keys, digest, one) for one in _listed(store, digest))
+    return tuple(proven for proven in found if proven is not None)
+
+
+def proven_referrer(store: Store, keys: Keys, digest: Digest, one: Digest) -> Proven | None:
+    """The same of one that speaks of it."""
+    referrer = store.referrer(digest, one)
+    if referrer.artifact_type == SIGNATURE_TYPE:
+        signature = _read_signature(store, referrer)
+        content, kind = digest, _IMAGE
+    elif referrer.artifact_type == PROVENANCE_TYPE and len(referrer.layers) == 2:
+        signature = _parse_signature(store, referrer.layers[1])
+        content, kind = referrer.layers[0], _PROVENANCE
+    else:
+        return None
+    statement = _statement(kind, digest, content)
+    fault = _fault(keys, signature, statement)
+    if fault is None:
+        return Proven(referrer=one, says=(signature.keyid, statement))
+    if keys.trusted_key(signature.keyid) is not None:
+        raise ImageError(f"{fault} (referrer {one})")
+    return None
 
 
 def verify_image(store: Store, keys: Keys, digest: Digest) -> str:
@@ -273,8 +287,8 @@ def _good_signature(
 
 def _listed(store: Store, digest: Digest) -> tuple[Digest, ...]:
     listed = store.referrers(digest)
-    if len(listed) > _MAX_REFERRERS:
-        raise ImageError(f"{digest} has {len(listed)} referrers, more than {_MAX_REFERRERS}")
+    if len(listed) > MAX_REFERRERS:
+        raise ImageError(f"{digest} has {len(listed)} referrers, more than {MAX_REFERRERS}")
     return listed
 
 

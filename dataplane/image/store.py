@@ -25,6 +25,7 @@ from dataplane.image.files import (
     file_identity,
     is_settled,
     locked,
+    open_plain,
     write_atomically,
 )
 from dataplane.model.errors import ImageError
@@ -123,7 +124,7 @@ class Store:
         """The blob's bytes, proven to be those. Raises `ImageError` that names the blob."""
         path = self.blob_path(digest)
         try:
-            with path.open("rb") as file:
+            with open_plain(path) as file:
                 data = file.read(MAX_BLOB_BYTES + 1)
         except FileNotFoundError:
             raise ImageError(f"{digest} is not in the store {self.folder}") from None
@@ -316,8 +317,9 @@ class Store:
         digest = digest_of(data)
         path = self.blob_path(digest)
         try:
-            sound = path.stat().st_size == len(data) and path.read_bytes() == data
-        except FileNotFoundError:
+            with open_plain(path) as file:
+                sound = file.read(len(data) + 1) == data
+        except OSError:  # missing, or a link that was put there: the file itself takes its place
             sound = False
         if not sound:
             write_atomically(path, data, 0o444)
@@ -333,7 +335,7 @@ class Store:
                 self.blob_path(entry["digest"])
         except OSError as error:
             raise ImageError(f"cannot read {self._index}: {error.strerror}") from error
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise ImageError(f"{self._index} is damaged: {error}") from error
         return dict(index)
 

@@ -22,7 +22,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from dataplane.image.code import MAX_MEMBERS, MEMBER_NAME
-from dataplane.image.files import TEMPORARY, sync_folder, write_atomically
+from dataplane.image.files import (
+    TEMPORARY,
+    digest_of_file,
+    open_plain,
+    sync_folder,
+    write_atomically,
+)
 from dataplane.image.keys import Keys
 from dataplane.image.listing import (
     Entry,
@@ -39,9 +45,12 @@ from dataplane.image.listing import (
     write_index,
 )
 from dataplane.image.signing import (
+    MAX_REFERRERS,
     PROVENANCE_TYPE,
     SIGNATURE_TYPE,
+    Proven,
     check_signed,
+    proven_referrer,
     proven_referrers,
     provenance_of,
 )
@@ -65,6 +74,8 @@ MAX_TAR_MEMBERS: Final = 512
 MAX_TOTAL_BYTES: Final = 2 * MAX_BLOB_BYTES  # one code layer, which has the size of nearly all
 MAX_DOCUMENT_BYTES: Final = 16 << 20  # all but code is JSON; a spec travels in at most that much
 MAX_INDEX_BYTES: Final = 1 << 20  # held in memory: two lines are a kilobyte
+MAX_MANIFEST_BYTES: Final = 1 << 20  # and of a list of referrers: of 64 it has 20 KB
+OWN_REFERRERS: Final = 2  # this host's own signature and provenance, for which there must be room
 
 _LAYOUT: Final = {"imageLayoutVersion": "1.0.0"}
 _KNOWN_KINDS: Final = (SIGNATURE_TYPE, PROVENANCE_TYPE)
@@ -142,7 +153,7 @@ def _exported_index(entry: Entry) -> bytes:
 
 def _open_blob(store: Store, blob: Digest) -> BinaryIO:
     try:
-        return store.blob_path(blob).open("rb")
+        return open_plain(store.blob_path(blob))
     except FileNotFoundError:
         raise ImageError(f"{blob} is not in the store {store.folder}") from None
 
@@ -192,10 +203,10 @@ def import_image(store: Store, keys: Keys, stream: Stream, what: str) -> Importe
             raise ImageError(disk_failure(store.state_dir, error)) from error
         key = check_signed(staged, keys, image.digest)
         provenance_of(staged, keys, image.digest)  # can be read
-        # What others say of it stays outside: enough of that would fill an image's list.
-        proven = proven_referrers(staged, keys, image.digest)
-        referrers = tuple(one for one in entry.referrers if one.digest in proven)
-        is_new = _commit(store, staged, dataclasses.replace(entry, referrers=referrers))
+        # What others say of it stays outside, and what is said twice: enough of that would fill an
+        # image's list.
+        proven = {one.says: one for one in reversed(proven_referrers(staged, keys, image.digest))}
+        is_new = _commit(store, keys, staged, entry, tuple(proven.values()))
     return Imported(image=image, key=key, is_new=is_new)
 
 
@@ -306,7 +317,8 @@ def _check_form(staged: Store, lines: list[dict[str, Any]], what: str) -> Entry:
         Digest(f"sha256:{path.name}"): path.stat().st_size
         for path in (staged.folder / "blobs" / "sha256").iterdir()
     }
-    _check_documents(sizes, [Digest(line["digest"]) for line in lines], what)
+    named = [Digest(line["digest"]) for line in lines]
+    _check_documents(sizes, named, what, MAX_MANIFEST_BYTES)
     for line in lines:
         if line is not images[0] and (
             line.get("mediaType") != INDEX_TYPE or tag_of(line) != referrers_tag(digest)
@@ -315,7 +327,9 @@ def _check_form(staged: Store, lines: list[dict[str, Any]], what: str) -> Entry:
     for line in lines:
         if line is not images[0]:
             listed = list_of_referrers(staged, Digest(line["digest"]))
-            _check_documents(sizes, listed, what)
+            if len(set(listed)) != len(listed):
+                raise ImageError(f"{what} is refused: {line['digest']} lists something twice")
+            _check_documents(sizes, listed, what, MAX_MANIFEST_BYTES)
     entry = read_entry(staged, {"manifests": lines}, images[0])
     manifests = (entry.manifest, *entry.referrers)
     for manifest in manifests:
@@ -325,7 +339,7 @@ def _check_form(staged: Store, lines: list[dict[str, Any]], what: str) -> Entry:
                     f"{what} is refused: {blob['digest']} is missing or has another size"
                 )
         below = manifest.blobs - ({entry.code_layer} if manifest is entry.manifest else set())
-        _check_documents(sizes, below, what)
+        _check_documents(sizes, below, what, MAX_DOCUMENT_BYTES)
     for line in lines:
         if sizes[Digest(line["digest"])] != line["size"]:
             raise ImageError(f"{what} is refused: {line['digest']} has another size")
@@ -337,13 +351,15 @@ def _check_form(staged: Store, lines: list[dict[str, Any]], what: str) -> Entry:
     return entry
 
 
-def _check_documents(sizes: dict[Digest, int], blobs: Collection[Digest], what: str) -> None:
-    """These are about to be read into memory."""
+def _check_documents(
+    sizes: dict[Digest, int], blobs: Collection[Digest], what: str, most: int
+) -> None:
+    """These are about to be read into memory, where JSON takes twenty times as much."""
     for blob in blobs:
         if blob not in sizes:
             raise ImageError(f"{what} is refused: it lacks {blob}")
-        if sizes[blob] > MAX_DOCUMENT_BYTES:
-            raise ImageError(f"{what} is refused: {blob} has more than {MAX_DOCUMENT_BYTES} bytes")
+        if sizes[blob] > most:
+            raise ImageError(f"{what} is refused: {blob} has more than {most} bytes")
 
 
 def _check_content(staged: Store, entry: Entry, what: str) -> Image:
@@ -361,14 +377,21 @@ def _check_content(staged: Store, entry: Entry, what: str) -> Image:
     return image
 
 
-def _commit(store: Store, staged: Store, entry: Entry) -> bool:
+def _commit(
+    store: Store, keys: Keys, staged: Store, entry: Entry, proven: tuple[Proven, ...]
+) -> bool:
     """All is proven and on disk: now it gets its names, the index last. Whether it is new here."""
     with store.writing():
         index = read_index(store)
         lines = index["manifests"]
         is_new = all(line["digest"] != entry.digest for line in lines)
         kept, known = _listed_here(store, index, entry)
-        new = [one for one in entry.referrers if one.digest not in {old.digest for old in kept}]
+        said = _said(store, keys, entry.digest, kept)
+        coming = {one.referrer for one in proven if one.says not in said}
+        new = [one for one in entry.referrers if one.digest in coming]
+        kept = tuple(one for one in kept if one.digest not in coming)  # damaged, if it was here
+        if new and len(kept) + len(new) > MAX_REFERRERS - OWN_REFERRERS:
+            raise ImageError(f"too much is listed beside {entry.digest} for {len(new)} more")
         for manifest in (entry.manifest, *new):
             for blob in sorted(manifest.blobs):
                 path = store.blob_path(blob)
@@ -404,9 +427,21 @@ def _listed_here(
     return tuple(kept), known
 
 
+def _said(
+    store: Store, keys: Keys, digest: Digest, listed: tuple[Manifest, ...]
+) -> set[tuple[str, bytes]]:
+    """What trusted keys say here of the image already."""
+    said = set()
+    for one in listed:
+        with contextlib.suppress(ImageError):
+            proven = proven_referrer(store, keys, digest, one.digest)
+            if proven is not None:
+                said.add(proven.says)
+    return said
+
+
 def _is_sound(path: Path, blob: Digest) -> bool:
     try:
-        with path.open("rb") as file:
-            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" == blob
-    except FileNotFoundError:
+        return digest_of_file(path) == blob
+    except OSError:
         return False

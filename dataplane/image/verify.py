@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, Final
 
-from dataplane.image.files import TEMPORARY
+from dataplane.image.files import TEMPORARY, digest_of_file
 from dataplane.image.keys import Keys
 from dataplane.image.listing import is_image_line, read_entry, read_index
 from dataplane.image.proofs import Proofs
@@ -132,13 +131,12 @@ def _trees(store: Store, keys: Keys, needed: set[Digest]) -> list[str]:
 def _is_layout(path: Path) -> bool:
     try:
         return bool(json.loads(path.read_bytes()) == {"imageLayoutVersion": "1.0.0"})
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 
-def _is_sound(path: Path, digest: Digest) -> bool:
+def _is_sound(path: Path, blob: Digest) -> bool:
     try:
-        with path.open("rb") as file:
-            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" == digest
+        return digest_of_file(path) == blob
     except OSError:
         return False

@@ -271,3 +271,18 @@ def test_the_package_may_go_after_the_build(package_root: Path, store: Store) ->
     shutil.rmtree(package_root)
     tree = unpack_code(store, store.state_dir, store.image(digest).code_layer)
     assert (tree / "dataplane" / "worker" / "zygote.py").is_file()
+
+
+def test_a_sparse_member_is_refused_though_it_is_small_on_disk(store: Store) -> None:
+    """It would unfold to a terabyte."""
+    sparse = tarfile.TarInfo("bomb.py")
+    sparse.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(sparse.tobuf(tarfile.GNU_FORMAT))
+    header[386:398] = b"00000000000\0"  # where its first piece lies, and how long it is
+    header[398:410] = b"00000000000\0"
+    header[483:495] = b"%011o\0" % (1 << 32)  # how large it says to be
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    layer = store.put_blob(bytes(header) + bytes(1024))
+    with pytest.raises(ImageError, match=r"unsafe member 'bomb\.py'"):
+        unpack_code(store, store.state_dir, layer)

@@ -110,6 +110,36 @@ def test_what_is_no_public_key_is_refused(text: str) -> None:
         read_public_key(text)
 
 
+# By RFC 8032 their y is 0, 1, -1, or that of a point of order 8; p and p + 1 are 0 and 1 once more.
+WEAK = (
+    "00" * 32,
+    "01" + "00" * 31,
+    "ec" + "ff" * 30 + "7f",
+    "ed" + "ff" * 30 + "7f",
+    "ee" + "ff" * 30 + "7f",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+)
+
+
+@pytest.mark.parametrize("sign", [0, 0x80])
+@pytest.mark.parametrize("point", WEAK)
+def test_a_key_in_whose_name_anybody_can_sign_is_refused(point: str, sign: int) -> None:
+    raw = bytes.fromhex(point)
+    weak = PublicKey(raw=bytes([*raw[:-1], raw[-1] | sign]))
+    for text in (weak.line(), weak.pem().decode()):
+        with pytest.raises(ImageError, match="anybody can sign in its name"):
+            read_public_key(text)
+
+
+def test_anybody_can_sign_in_the_name_of_a_weak_key() -> None:
+    """Why it is refused: this signature was made by nobody, and holds for every statement."""
+    weak = PublicKey(raw=bytes.fromhex("01" + "00" * 31))
+    signed_by_nobody = weak.raw + bytes(32)
+    assert is_signature(weak, b"any image", signed_by_nobody)
+    assert is_signature(weak, b"any other", signed_by_nobody)
+
+
 def test_a_private_key_is_never_taken_for_a_public_one(keys: Keys) -> None:
     keys.ensure()
     with pytest.raises(ImageError, match="this is a private key"):

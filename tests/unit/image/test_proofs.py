@@ -170,6 +170,37 @@ def test_a_revoked_key_ends_the_proof(case: Case) -> None:
         case.prove()
 
 
+def test_a_key_that_is_revoked_where_a_link_leads_to_ends_the_proof(
+    case: Case, tmp_path: Path
+) -> None:
+    """A host whose keys are kept by a tool of its own, elsewhere."""
+    elsewhere = tmp_path / "elsewhere"
+    case.keys.revoked_folder.rename(elsewhere)
+    case.keys.revoked_folder.symlink_to(elsewhere)
+    case.prove()
+    assert case.is_proven()
+    own = case.keys.own()
+    assert own is not None
+    (elsewhere / f"{own.id}.pem").write_bytes(b"revoked")
+    assert not case.is_proven()
+    with pytest.raises(ImageError, match=f"the key {own.short} is revoked"):
+        case.prove()
+
+
+@pytest.mark.parametrize("which", ["manifest", "code"])
+def test_a_blob_that_became_a_link_is_refused_though_its_content_is_right(
+    case: Case, tmp_path: Path, which: str
+) -> None:
+    digest = case.image.digest if which == "manifest" else case.image.code_layer
+    path = case.store.blob_path(digest)
+    case.prove()
+    path.rename(tmp_path / "aside")
+    path.symlink_to(tmp_path / "aside")
+    assert not case.is_proven()
+    with pytest.raises(ImageError, match=f"cannot read {path}"):
+        case.prove()
+
+
 def test_a_touched_file_is_read_again_and_accepted(case: Case) -> None:
     case.prove()
     os.utime(case.tree / "dataplane" / "model" / "spec.py")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import concurrent.futures
 import dataclasses
 import gzip
 import io
@@ -20,15 +22,25 @@ from hypothesis import strategies as st
 from dataplane.image import transfer
 from dataplane.image.build import build_signed
 from dataplane.image.keys import Keys
-from dataplane.image.listing import read_entries
+from dataplane.image.listing import read_entries, read_index, write_index
+from dataplane.image.prune import prune
 from dataplane.image.signing import (
+    MAX_REFERRERS,
     SIGNATURE_TYPE,
     Provenance,
     check_signed,
     sign_image,
     signatures_of,
 )
-from dataplane.image.store import NewReferrer, Store, canonical, digest_of
+from dataplane.image.store import (
+    APP_ANNOTATION,
+    TAG_ANNOTATION,
+    NewReferrer,
+    Store,
+    canonical,
+    digest_of,
+    referrers_tag,
+)
 from dataplane.image.tar import Bounds, StrictTar
 from dataplane.image.transfer import export_image, import_image, write_image
 from dataplane.image.verify import verify_store
@@ -520,4 +532,179 @@ def test_any_bytes_are_a_good_import_or_an_image_error(
 def test_noise_is_an_image_error(other: tuple[Store, Keys], content: bytes) -> None:
     with pytest.raises(ImageError):
         take(other, content)
+    assert not list(other[0].state_dir.glob(".new-*"))
+
+
+# --- a list that somebody fills ----------------------------------------------------------------
+
+
+def relisted(content: bytes, change: Callable[[list[Any], dict[str, bytes]], None]) -> bytes:
+    """The tar with another list of referrers; `change` gets the list, and may add blobs."""
+    index = json.loads({member.name: body for member, body in unpacked(content)}["index.json"])
+    old = index["manifests"][1]["digest"]
+    blobs = {member.name: body for member, body in unpacked(content)}
+    listed = json.loads(blobs.pop(f"blobs/sha256/{old.removeprefix('sha256:')}"))
+    more: dict[str, bytes] = {}
+    change(listed["manifests"], more)
+    new = canonical(listed)
+    index["manifests"][1] |= {"digest": digest_of(new), "size": len(new)}
+    blobs["index.json"] = canonical(index)
+    for body in (new, *more.values()):
+        blobs[f"blobs/sha256/{digest_of(body).removeprefix('sha256:')}"] = body
+    return packed([plain(name, body) for name, body in blobs.items()])
+
+
+def signature_in_other_words(content: bytes, copies: int) -> bytes:
+    """The one good signature, in the manifests of so many referrers."""
+    blobs = {member.name: body for member, body in unpacked(content)}
+
+    def change(lines: list[Any], more: dict[str, bytes]) -> None:
+        digest = lines[0]["digest"].removeprefix("sha256:")
+        manifest = json.loads(blobs[f"blobs/sha256/{digest}"])
+        for copy in range(copies):
+            body = canonical(manifest | {"annotations": {"copy": str(copy)}})
+            more[str(copy)] = body
+            lines.append(lines[0] | {"digest": digest_of(body), "size": len(body)})
+
+    return relisted(content, change)
+
+
+def test_the_same_signature_in_other_words_takes_no_room_here(
+    exported: bytes, other: tuple[Store, Keys]
+) -> None:
+    """Nor by and by: whoever may sign nothing must not keep this host from signing."""
+    for copies in (40, 41):
+        take(other, signature_in_other_words(exported, copies))
+        (entry,) = read_entries(other[0])
+        assert len(entry.referrers) == 2
+    assert verify_store(*other).is_sound
+    assert sign_image(*other, entry.digest)
+    assert len(signatures_of(other[0], entry.digest)) == 2
+
+
+def test_a_list_that_names_one_referrer_twice_is_refused(
+    exported: bytes, other: tuple[Store, Keys]
+) -> None:
+    many = relisted(exported, lambda lines, _: lines.extend(lines * 1000))
+    with pytest.raises(ImageError, match="lists something twice"):
+        take(other, many)
+
+
+def test_a_list_that_leaves_no_room_for_this_host_is_refused(
+    store: Store, exported: bytes, other: tuple[Store, Keys], tmp_path: Path
+) -> None:
+    """Of keys that are all trusted here."""
+    (image,) = store.images()
+    for number in range(MAX_REFERRERS - transfer.OWN_REFERRERS - 1):
+        signer = Keys(tmp_path / str(number))
+        made = signer.ensure()
+        assert made is not None
+        other[1].trust(made)
+        signature = dataclasses.asdict(signatures_of(store, image.digest)[0])
+        said = f"dataplane signature v1\nimage\n{image.digest}\n{image.digest}\n"
+        _, signed = signer.sign(said.encode())
+        signature |= {"keyid": made.id, "signature": base64.b64encode(signed).decode()}
+        layer = (SIGNATURE_TYPE, canonical(signature))
+        store.add_referrers(
+            image.digest, [NewReferrer(artifact_type=SIGNATURE_TYPE, layers=(layer,))]
+        )
+    with pytest.raises(ImageError, match="too much is listed"):
+        take(other, tar_of(store, image.digest))
+    assert other[0].images() == ()
+
+
+def test_an_image_never_chooses_the_tag_by_which_lists_are_found(
+    store: Store, keys: Keys, exported: bytes, other: tuple[Store, Keys]
+) -> None:
+    """Else it could stand where another image's signatures are looked for."""
+    (victim,) = store.images()
+    manifest = json.loads(store.get(victim.digest))
+    spec = dataclasses.replace(SPEC, app="shop")
+    config = store.put_blob(spec.to_json())
+    manifest["layers"][0] |= {"digest": config, "size": len(spec.to_json())}
+    manifest["annotations"] |= {
+        APP_ANNOTATION: "shop",
+        TAG_ANNOTATION: referrers_tag(victim.digest),
+    }
+    raw = canonical(manifest)
+    wicked = store.put_blob(raw)
+    index = read_index(store)
+    line = index["manifests"][0] | {"digest": wicked, "size": len(raw)}
+    write_index(store, index | {"manifests": [*index["manifests"], line]})
+    sign_image(store, keys, wicked)
+    take(other, tar_of(store, wicked))
+    take(other, exported)
+    assert check_signed(*other, victim.digest)
+    assert verify_store(*other).is_sound
+    assert len(other[0].images()) == 2
+
+
+def test_a_manifest_is_smaller_than_other_documents(
+    exported: bytes, other: tuple[Store, Keys]
+) -> None:
+    """A few bytes of JSON are many in memory, so little of it is read before anybody signed it."""
+    wide = relisted(exported, lambda lines, _: lines[0].update(x=[[]] * 400_000))
+    with pytest.raises(ImageError, match=f"more than {transfer.MAX_MANIFEST_BYTES} bytes"):
+        take(other, wide)
+
+
+# --- links and pipes in the store --------------------------------------------------------------
+
+
+def blob_files(store: Store) -> list[Path]:
+    return sorted((store.folder / "blobs" / "sha256").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_no_plain_file_is_never_read_as_a_blob(
+    store: Store, keys: Keys, exported: bytes, tmp_path: Path, kind: str
+) -> None:
+    """A link's content is right while it is read, and another afterwards; a pipe never ends."""
+    (image,) = store.images()
+    path = store.blob_path(image.digest)
+    content = path.read_bytes()
+    aside = tmp_path / "aside"
+    path.rename(aside)
+    if kind == "link":
+        path.symlink_to(aside)
+    else:
+        os.mkfifo(path)
+    with pytest.raises(ImageError, match="cannot read"):
+        store.get(image.digest)
+    with pytest.raises(ImageError):
+        tar_of(store, image.digest)
+    assert not verify_store(store, keys).is_sound
+    take((store, keys), exported)  # heals it
+    assert path.is_file()
+    assert not path.is_symlink()
+    assert store.get(image.digest) == content
+
+
+def test_a_link_is_replaced_by_the_blob_and_what_it_leads_to_is_left_alone(
+    store: Store, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"content")
+    path = store.blob_path(digest_of(b"content"))
+    path.symlink_to(target)
+    store.put_blob(b"content")
+    assert not path.is_symlink()
+    assert target.read_bytes() == b"content"
+
+
+def test_imports_and_prunes_at_once_leave_nothing_half_there(
+    exported: bytes, other: tuple[Store, Keys]
+) -> None:
+    """Whatever is taken is whole or gone: a blob that was here before is not pruned meanwhile."""
+    rounds = 12
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        imports = [threads.submit(take, other, exported) for _ in range(rounds)]
+        prunes = [threads.submit(prune, other[0], keep=0) for _ in range(rounds)]
+        assert all(one.result().image for one in imports)
+        assert all(one.result() for one in prunes)
+        assert verify_store(*other).is_sound
+        take(other, exported)
+    account = verify_store(*other)
+    assert account.is_sound
+    assert (len(account.images), account.unneeded) == (1, 0)
     assert not list(other[0].state_dir.glob(".new-*"))
