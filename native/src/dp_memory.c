@@ -48,11 +48,19 @@ int dp_memory_share(dp_memory_area *areas, uint32_t count, int fd)
 
 int dp_memory_map(int fd, size_t len, const uint8_t **ret_base)
 {
-    /* Private, though nothing is ever written here: before 6.7 a file that is sealed against
-     * writing could not be mapped as a shared one. */
-    void *base = mmap(NULL, len, PROT_READ, MAP_PRIVATE, fd, 0);
+    /* Private: before 6.7 a file that is sealed against writing could not be mapped as a shared
+     * one. One write, of what is there, has fork(2) copy the page tables of the whole mapping,
+     * which are made here: each child would otherwise fault for every page that it compares. */
+    void *base = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
     if (base == MAP_FAILED)
         return DP_ESYSTEM;
+    volatile uint8_t *first = base;
+    *first = *first;
+    if (mprotect(base, len, PROT_READ) != 0) {
+        (void)munmap(base, len);
+        return DP_ESYSTEM;
+    }
+    (void)madvise(base, len, MADV_POPULATE_READ); /* Linux 5.14 */
     *ret_base = base;
     return DP_OK;
 }
