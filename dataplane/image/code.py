@@ -20,7 +20,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import IO, Final, cast
 
 from dataplane.image.files import TEMPORARY, locked, sync_folder, write_atomically
 from dataplane.image.store import Store, canonical, disk_failure
@@ -122,15 +122,16 @@ def unpack_code(store: Store, state_dir: Path, code_layer: Digest) -> Path:
     tree = folder / code_layer.removeprefix("sha256:")
     if tree.is_dir():
         return tree
-    content = store.get(code_layer)
-    members = dict(layer_members(content, code_layer))
+    with layer_members(store, code_layer) as members:
+        for _ in members:  # nothing is written of a layer that is not whole and plain
+            pass
     try:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         with locked(state_dir / "code.lock"):
             for left in folder.glob(f"{TEMPORARY}*"):  # under the lock: its writer is dead
                 _remove_tree(left)
             if not tree.is_dir():
-                _write_tree(folder, tree, members)
+                _write_tree(store, code_layer, tree)
     except OSError as error:
         raise ImageError(disk_failure(state_dir, error)) from error
     return tree
@@ -192,23 +193,33 @@ def _blob_identity(store: Store, layer: Digest) -> list[int]:
     return [told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns]
 
 
-def layer_members(content: bytes, layer: Digest) -> Iterator[tuple[str, bytes]]:
-    """Every file of the layer. Raises `ImageError` for anything but plain files at plain names."""
+@contextlib.contextmanager
+def layer_members(store: Store, layer: Digest) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
+    """Every file of the layer, each to be read before the next; proven as `Store.reading` says.
+
+    Raises `ImageError` for anything but plain files at plain names.
+    """
+    with store.reading(layer) as stream:
+        try:
+            # "r|": forward only, so that each byte is hashed as it is read.
+            with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as tar:
+                yield _members(tar, layer)
+        except tarfile.TarError as error:
+            raise ImageError(f"code layer {layer} is not a tar: {error}") from error
+
+
+def _members(tar: tarfile.TarFile, layer: Digest) -> Iterator[tuple[str, IO[bytes]]]:
     seen = set()
-    try:
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
-            for member in tar:
-                name = member.name
-                if not _is_plain(member) or MEMBER_NAME.fullmatch(name) is None or name in seen:
-                    raise ImageError(f"code layer {layer} has an unsafe member {name!r}")
-                seen.add(name)
-                if len(seen) > MAX_MEMBERS:
-                    raise ImageError(f"code layer {layer} has more than {MAX_MEMBERS} members")
-                file = tar.extractfile(member)
-                assert file is not None  # a regular file has content
-                yield name, file.read()
-    except tarfile.TarError as error:
-        raise ImageError(f"code layer {layer} is not a tar: {error}") from error
+    for member in tar:
+        name = member.name
+        if not _is_plain(member) or MEMBER_NAME.fullmatch(name) is None or name in seen:
+            raise ImageError(f"code layer {layer} has an unsafe member {name!r}")
+        seen.add(name)
+        if len(seen) > MAX_MEMBERS:
+            raise ImageError(f"code layer {layer} has more than {MAX_MEMBERS} members")
+        file = tar.extractfile(member)
+        assert file is not None  # a regular file has content
+        yield name, file
 
 
 def _is_plain(member: tarfile.TarInfo) -> bool:
@@ -216,17 +227,12 @@ def _is_plain(member: tarfile.TarInfo) -> bool:
     return member.isreg() and not member.issparse()
 
 
-def _write_tree(folder: Path, tree: Path, members: dict[str, bytes]) -> None:
-    unfinished = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder))
+def _write_tree(store: Store, layer: Digest, tree: Path) -> None:
+    unfinished = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=tree.parent))
     try:
-        for name, content in members.items():
-            path = unfinished / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
-            with open(fd, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(fd)
+        with layer_members(store, layer) as members:
+            for name, content in members:
+                _write_file(unfinished / name, content)
         for where, _, _ in os.walk(unfinished, topdown=False):
             sync_folder(Path(where))
             os.chmod(where, 0o555)
@@ -234,7 +240,16 @@ def _write_tree(folder: Path, tree: Path, members: dict[str, bytes]) -> None:
     except BaseException:
         _remove_tree(unfinished)
         raise
-    sync_folder(folder)
+    sync_folder(tree.parent)
+
+
+def _write_file(path: Path, content: IO[bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+    with open(fd, "wb") as file:
+        shutil.copyfileobj(content, file)
+        file.flush()
+        os.fsync(fd)
 
 
 def _remove_tree(path: Path) -> None:

@@ -90,7 +90,8 @@ def file_identity(path: Path) -> FileIdentity:
     """Changes whenever the file does, be it replaced or written to, and whatever a link leads to.
     Raises OSError.
 
-    The last of it is the time of its last change, which nobody but root can set back.
+    The first of it is its mode; the last is the time of its last change, which nobody but root can
+    set back.
     """
     told = os.lstat(path)
     identity = _identity(told)

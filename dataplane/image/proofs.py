@@ -9,13 +9,13 @@ the proof and the start is not.
 
 from __future__ import annotations
 
-import contextlib
+import io
 import os
 import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import IO, Final, TypeAlias, TypeVar
 
 from dataplane.image.code import layer_members
 from dataplane.image.files import (
@@ -30,6 +30,8 @@ from dataplane.image.signing import find_signature
 from dataplane.image.store import Image, Store
 from dataplane.model.errors import ImageError
 from dataplane.model.names import Digest
+
+_CHUNK: Final = 1 << 16
 
 _Identities: TypeAlias = tuple[tuple[Path, FileIdentity], ...]
 _K = TypeVar("_K")
@@ -87,7 +89,7 @@ class Proofs:
                 return
             begun = file_clock()
             identities = _listing(tree)
-            _hold_against(tree, dict(layer_members(self._store.get(layer), layer)))
+            _hold_against(tree, self._store, layer)
             if _listing(tree) != identities:
                 raise ImageError(f"the code in {tree} changes while it is being read")
             _remember(self._trees, tree, identities, begun)
@@ -160,29 +162,60 @@ def _below(folder: Path) -> Iterator[Path]:
                 yield from _below(path)
 
 
-def _hold_against(tree: Path, members: dict[str, bytes]) -> None:
+def _hold_against(tree: Path, store: Store, layer: Digest) -> None:
+    """Piece by piece: a layer has 15 MB, and who proves it is to stay small."""
     hint = f"remove the folder {tree}, and it is unpacked again"
-    folders = {parent.as_posix() for name in members for parent in Path(name).parents}
-    found = set()
-    for path in _paths(tree):
+    files, folders = _kinds(tree, hint)
+    with layer_members(store, layer) as members:
+        for name, content in members:
+            path = tree / name
+            if name not in files:
+                raise ImageError(f"{path} is missing; {hint}")
+            files.remove(name)
+            folders -= {parent.as_posix() for parent in Path(name).parents}
+            if not _is_content(path, content):
+                raise ImageError(f"{path} is not what the image's code says; {hint}")
+    for name in (*sorted(folders), *sorted(files)):
+        raise ImageError(f"{tree / name} is not in the image's code; {hint}")
+
+
+def _kinds(tree: Path, hint: str) -> tuple[set[str], set[str]]:
+    """The names of all files and of all folders below the tree."""
+    files, folders = set(), set()
+    for path, identity in _listing(tree)[1:]:
         name = path.relative_to(tree).as_posix()
-        mode = os.lstat(path).st_mode
-        if stat.S_ISDIR(mode) and name in folders:
-            continue
-        if not stat.S_ISREG(mode) or name not in members:
+        mode = identity[0]
+        if stat.S_ISDIR(mode):
+            folders.add(name)
+        elif stat.S_ISREG(mode):
+            files.add(name)
+        else:
             raise ImageError(f"{path} is not in the image's code; {hint}")
-        found.add(name)
-        with contextlib.suppress(OSError):
-            if path.read_bytes() == members[name]:
-                continue
-        raise ImageError(f"{path} is not what the image's code says; {hint}")
-    for name in members:
-        if name not in found:
-            raise ImageError(f"{tree / name} is missing; {hint}")
+    return files, folders
 
 
-def _paths(tree: Path) -> list[Path]:
+def _is_content(path: Path, content: IO[bytes]) -> bool:
+    """Whether the file holds that and no more. `content` is read to its end only if so."""
     try:
-        return list(_below(tree))
-    except OSError as error:
-        raise ImageError(f"cannot read {error.filename}: {error.strerror}") from error
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    with open(fd, "rb", buffering=0) as file:
+        while True:
+            part = content.read(_CHUNK)
+            try:
+                if _read(file, len(part) or 1) != part:
+                    return False
+            except OSError:
+                return False
+            if not part:
+                return True
+
+
+def _read(file: io.FileIO, size: int) -> bytes:
+    """So many bytes, or all that are left."""
+    parts = []
+    while size and (part := file.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,7 @@ _EMPTY: Final = b"{}"
 _LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
 _EMPTY_INDEX: Final = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": []}
 MAX_BLOB_BYTES: Final = 256 << 20  # a code layer has 15 MB
+_CHUNK: Final = 1 << 18
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,31 @@ class NewReferrer:
     artifact_type: str
     layers: tuple[tuple[str, bytes], ...]
     annotations: tuple[tuple[str, str], ...] = ()
+
+
+class Stream:
+    """The bytes of a file, one after the other, and the digest of all of them. Mutable."""
+
+    def __init__(self, file: io.FileIO, path: Path) -> None:
+        self._file, self._path = file, path
+        self._total = hashlib.sha256()
+        self._left = MAX_BLOB_BYTES + 1
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many; none at the end. Raises `ImageError`."""
+        try:
+            data = self._file.read(min(size, self._left)) or b""
+        except OSError as error:
+            raise ImageError(f"cannot read {self._path}: {error.strerror}") from error
+        self._left -= len(data)
+        self._total.update(data)
+        return data
+
+    def digest(self) -> Digest:
+        """Of the whole file: what was not asked for is read now."""
+        while self.read(_CHUNK):
+            pass
+        return Digest(f"sha256:{self._total.hexdigest()}")
 
 
 class Store:
@@ -133,6 +160,30 @@ class Store:
         if digest_of(data) != digest:
             raise ImageError(f"{path} is damaged: its content is not {digest}; build it again")
         return data
+
+    @contextlib.contextmanager
+    def reading(self, digest: Digest) -> Iterator[Stream]:
+        """A blob too big to be held, to be read piece by piece.
+
+        It is proven when this ends without an error: until then, believe nothing that was read.
+        Raises `ImageError` that names the blob, also instead of an error that its content led to.
+        """
+        path = self.blob_path(digest)
+        try:
+            file = path.open("rb", buffering=0)
+        except FileNotFoundError:
+            raise ImageError(f"{digest} is not in the store {self.folder}") from None
+        except OSError as error:
+            raise ImageError(f"cannot read {path}: {error.strerror}") from error
+        with file:
+            stream = Stream(file, path)
+            try:
+                yield stream
+            finally:
+                if stream.digest() != digest:
+                    raise ImageError(
+                        f"{path} is damaged: its content is not {digest}; build it again"
+                    )
 
     def blob_path(self, digest: Digest) -> Path:
         """Where the blob is, if it is there. Raises `ImageError` for what is no digest."""

@@ -19,23 +19,37 @@ SIZE_LIMIT: Final = 16 * 1024 * 1024
 _MFD_NOEXEC_SEAL: Final = 0x8  # Linux 6.3
 
 
+def new_memfd(name: str) -> int:
+    """A descriptor of an empty memory file, for whoever fills it and then seals it."""
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create(name, flags | _MFD_NOEXEC_SEAL)
+    except OSError:
+        return os.memfd_create(name, flags)  # a kernel that does not know the flag: EINVAL
+
+
 def sealed_memfd(name: str, data: bytes) -> int:
     """A descriptor of a memory file that holds `data` and can no longer be changed."""
-    fd = _create(name)
+    fd = new_memfd(name)
     try:
         written = 0
         while written < len(data):
             written += os.write(fd, data[written:])
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+        seal_memfd(fd)
     except BaseException:
         os.close(fd)
         raise
     return fd
 
 
+def seal_memfd(fd: int) -> None:
+    """Fixes content and size of a memory file for good."""
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+
+
 def shared_memfd(name: str, size: int) -> int:
     """A descriptor of `size` zero bytes to be mapped by several; its size is fixed for good."""
-    fd = _create(name)
+    fd = new_memfd(name)
     try:
         os.ftruncate(fd, size)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS & ~fcntl.F_SEAL_WRITE)
@@ -57,11 +71,3 @@ def read_sealed(fd: int) -> bytes:
     if size > SIZE_LIMIT:
         raise ControlError(f"a memory file of {size} bytes, at most {SIZE_LIMIT} are taken")
     return os.pread(fd, size, 0)
-
-
-def _create(name: str) -> int:
-    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-    try:
-        return os.memfd_create(name, flags | _MFD_NOEXEC_SEAL)
-    except OSError:
-        return os.memfd_create(name, flags)  # a kernel that does not know the flag: EINVAL

@@ -22,6 +22,7 @@ from typing import Final, NoReturn
 import dataplane
 from dataplane.control import messages
 from dataplane.control.channel import BlockingChannel, Envelope
+from dataplane.engine.common import CommonMemory
 from dataplane.engine.engine import ABI, Engine
 from dataplane.model.errors import ControlError
 from dataplane.model.spec import (
@@ -65,7 +66,9 @@ def main(tree: str, channel_fd: int) -> NoReturn:
     layers = (sandbox.hide_io_uring(),)
     _warm_up()
     try:
-        _Zygote(channel, sandbox, layers).run(tree)
+        zygote = _Zygote(channel, sandbox, layers)
+        zygote.share_memory()
+        zygote.run(tree)
     except ControlError as error:
         print(f"zygote.failed error={error!s}", file=sys.stderr, flush=True)
         os._exit(1)
@@ -84,6 +87,14 @@ class _Zygote:
         self._mapped = MappedFiles()
         self._poll = select.poll()
         self._workers: dict[int, int] = {}  # pidfd: pid
+        self._common: CommonMemory | None = None
+
+    def share_memory(self) -> None:
+        """All of it, with what every worker is born from. Without it workers are only larger."""
+        try:
+            self._common = CommonMemory()
+        except OSError as error:
+            print(f"zygote.memory_not_shared error={error!s}", file=sys.stderr, flush=True)
 
     def run(self, tree: str) -> None:
         """Forks and reaps until the channel ends. Raises `ControlError` where it breaks."""
@@ -123,7 +134,7 @@ class _Zygote:
         sys.stderr.flush()
         pid = os.fork()  # noqa: TID251 - this is the zygote: no loop, no thread
         if pid == 0:
-            _live(born, self._sandbox, self._layers)
+            _live(born, self._sandbox, self._layers, self._common)
         pidfd = os.pidfd_open(pid)  # not reaped before we do it: this is our child for sure
         self._workers[pidfd] = pid
         self._poll.register(pidfd, select.POLLIN)
@@ -137,12 +148,14 @@ class _Zygote:
         self._channel.send(messages.Exited(pid=pid, status=status))
 
 
-def _live(born: Birth, sandbox: Sandbox, layers: tuple[Layer, ...]) -> NoReturn:
+def _live(
+    born: Birth, sandbox: Sandbox, layers: tuple[Layer, ...], common: CommonMemory | None
+) -> NoReturn:
     """In the child: never returns into the zygote's code, whatever happens."""
     status = CRASHED
     try:
         close_all_but((*STANDARD_FDS, *born.fds))
-        status = worker.live(born, sandbox, layers)
+        status = worker.live(born, sandbox, layers, common)
     except BaseException:  # noqa: BLE001 - a process's top: what is left is to say it and to end
         traceback.print_exc()
     finally:

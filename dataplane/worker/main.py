@@ -7,6 +7,7 @@ name, a thread or an import.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import mmap
 import os
 import socket
@@ -19,6 +20,7 @@ from typing import Any
 import uvloop
 
 from dataplane.control.messages import Failed, Ready, Seal, encode_message
+from dataplane.engine.common import CommonMemory, open_pagemap
 from dataplane.engine.engine import Engine
 from dataplane.model.errors import ControlError, DataplaneError
 from dataplane.model.inputs import MAX_INPUTS_BYTES, NO_INPUTS, Inputs, InputsError, filled
@@ -43,7 +45,9 @@ FAILED = 1
 _NAME_BYTES = 15
 
 
-def live(birth: Birth, sandbox: Sandbox, layers: tuple[Layer, ...]) -> int:
+def live(
+    birth: Birth, sandbox: Sandbox, layers: tuple[Layer, ...], common: CommonMemory | None
+) -> int:
     """A worker's whole life. Returns its exit status. `layers` are on already, by inheritance.
 
     What is made here is not closed: the process ends with it, and the kernel clears it away.
@@ -63,7 +67,7 @@ def live(birth: Birth, sandbox: Sandbox, layers: tuple[Layer, ...]) -> int:
 
     loop.set_exception_handler(callback_failed)
     # In the running loop: as it begins to run it makes descriptors, which the seal forbids.
-    loop.call_soon(_boot, birth, sandbox, list(layers), sock, loop, fail)
+    loop.call_soon(_boot, birth, sandbox, list(layers), common, sock, loop, fail)
     loop.run_forever()
     if not failures:
         return ENDED
@@ -83,10 +87,12 @@ def _boot(
     birth: Birth,
     sandbox: Sandbox,
     layers: list[Layer],
+    common: CommonMemory | None,
     sock: socket.socket,
     loop: asyncio.AbstractEventLoop,
     fail: Callable[[BaseException], None],
 ) -> None:
+    give_back = _giving_back(common)
     control = socket.socket(fileno=birth.control_fd)
     control.setblocking(False)
     control.listen(CONTROL_BACKLOG)  # by ourselves: a peer is told who called it
@@ -103,7 +109,23 @@ def _boot(
     born_ms = (time.monotonic() - birth.born) * 1000
     _send(sock, Ready(pid=os.getpid(), seal=seal, born_ms=born_ms))
     faults.after_ready()
-    Worker(birth.fork, engine, faults, loop, fail).start(sock, control)
+    Worker(birth.fork, engine, faults, give_back, loop, fail).start(sock, control)
+
+
+def _giving_back(common: CommonMemory | None) -> Callable[[], None]:
+    """Gives back, once, what this process made its own by starting, and need not keep."""
+    pagemap = None
+    if common is not None:
+        with contextlib.suppress(OSError):  # a kernel without it
+            pagemap = open_pagemap()
+
+    def give_back() -> None:
+        if common is not None and pagemap is not None:
+            with contextlib.suppress(OSError):
+                common.give_back(pagemap)
+            os.close(pagemap)
+
+    return give_back
 
 
 def _inputs(birth: Birth) -> Inputs:

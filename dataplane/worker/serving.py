@@ -50,14 +50,19 @@ class Worker:
         fork: messages.Fork,
         engine: Engine,
         faults: Faults,
+        settle: Callable[[], None],
         loop: asyncio.AbstractEventLoop,
         fail: Callable[[BaseException], None],
     ) -> None:
-        """`fail` is told what makes it impossible to go on; it stops the loop."""
+        """`settle` is called once, when it begins to serve: its start is over then.
+
+        `fail` is told what makes it impossible to go on; it stops the loop.
+        """
         self._fork = fork
         self._engine = engine
         self._moving = MovingEngine(engine, self._turn_soon)
         self._faults = faults
+        self._settle = settle
         self._own_uid = os.geteuid()
         self._state = State.READY
         self._line: Line | None = None
@@ -132,7 +137,10 @@ class Worker:
             return
         match envelope.message:
             case messages.Serve():
+                is_first = self._state is State.READY
                 self._go_on()
+                if is_first:
+                    self._settle()
                 self._tell(messages.Serving())
             case messages.Receive(slot=slot) if len(envelope.fds) == 2:
                 self._tell(messages.Receiving(slot=slot))

@@ -281,6 +281,25 @@ int dp_chunked_feed(dp_chunked *state, uint8_t *data, size_t len, int keep_frami
                     size_t *ret_used, size_t *ret_kept);
 /* The route that a request head would take, or -1. For tests and tools; the engine's own lookup. */
 int dp_route_find(const dp_engine *engine, const uint8_t *data, const dp_request_head *head);
+
+/* A part of this process's memory, whole pages, and where its content stands in a memory file. */
+typedef struct {
+    uint64_t start;
+    uint64_t len;
+    uint64_t offset;
+} dp_memory_area;
+
+/* Writes each area to the file and lays a private mapping of the file over it: nothing changes for
+ * who reads or writes there. An area that cannot be moved stays as it was and gets len 0. No other
+ * thread may run, and the stack must not be among them. */
+int dp_memory_share(dp_memory_area *areas, uint32_t count, int fd);
+/* Maps the file for reading, for as long as the process lives. DP_ESYSTEM. */
+int dp_memory_map(int fd, size_t len, const uint8_t **ret_base);
+/* Gives back each page of the areas that this process wrote to and that equals the file, which
+ * dp_memory_map mapped at base: it is the file's page again. pagemap is this process's own
+ * (proc_pid_pagemap(5)). No other thread may run. DP_ESYSTEM; *ret_given: bytes. */
+int dp_memory_give_back(const dp_memory_area *areas, uint32_t count, const uint8_t *base,
+                        int pagemap, uint64_t *ret_given);
 /* cdef: end */
 
 #if defined(__GNUC__)
