@@ -28,6 +28,7 @@ from dataplane.supervisor.fleet import App, AppGeneration, Rollout, Wish, Worker
 from dataplane.supervisor.history import History
 from dataplane.supervisor.images import Images
 from dataplane.supervisor.lives import Lives, is_accepting, status_text
+from dataplane.supervisor.room import Room
 from dataplane.supervisor.wanted import Wanted
 from dataplane.supervisor.zygotes import Zygotes
 from dataplane.system.clock import Clock
@@ -83,6 +84,7 @@ class Rollouts:
         self._lives, self._zygotes, self._images, self._births = lives, zygotes, images, births
         self._wanted, self._clock, self._events, self._tasks = wanted, clock, events, tasks
         self._history = history
+        self._room = Room(clock)
         self._waiting: collections.deque[tuple[Rollout, Event]] = collections.deque()
         self._working: list[Rollout] = []  # the one that is in a step now
         self._actions: Final[dict[Action, Callable[[Rollout], None]]] = {
@@ -134,6 +136,8 @@ class Rollouts:
                     self._actions[action](rolling)
             finally:
                 self._working.clear()
+            if rolling.phase not in (Phase.BUILDING, Phase.BOOTING):
+                self._room.leave(rolling)
 
     def kill(self, app: App) -> None:
         """Ends everything of the app at once: the supervisor was told so, twice."""
@@ -230,7 +234,10 @@ class Rollouts:
                 self._tell_rebuilt(rolling.image, digest)
             tree = await self._images.unpack(rolling.image)
             await self._zygotes.warm(tree)
+            if not self._is_unchanged(rolling):
+                await self._room.enter(rolling)
             if rolling.phase is not Phase.BUILDING:
+                self._room.leave(rolling)
                 return  # superseded meanwhile
             if self._is_unchanged(rolling):
                 self.happen(rolling, Event.SAME)
