@@ -29,6 +29,7 @@ from dataplane.supervisor.history import History
 from dataplane.supervisor.images import Images
 from dataplane.supervisor.lives import Lives, is_accepting, status_text
 from dataplane.supervisor.names import AppNames
+from dataplane.supervisor.room import Room
 from dataplane.supervisor.sources import Sources
 from dataplane.supervisor.wanted import Wanted
 from dataplane.supervisor.zygotes import Zygotes
@@ -87,6 +88,7 @@ class Rollouts:
         self._lives, self._zygotes, self._images, self._births = lives, zygotes, images, births
         self._wanted, self._clock, self._events, self._tasks = wanted, clock, events, tasks
         self._history, self._sources, self._names = history, sources, names
+        self._room = Room(clock)
         self._waiting: collections.deque[tuple[Rollout, Event]] = collections.deque()
         self._working: list[Rollout] = []  # the one that is in a step now
         self._actions: Final[dict[Action, Callable[[Rollout], None]]] = {
@@ -138,6 +140,8 @@ class Rollouts:
                     self._actions[action](rolling)
             finally:
                 self._working.clear()
+            if rolling.phase not in (Phase.BUILDING, Phase.BOOTING):
+                self._room.leave(rolling)
 
     def kill(self, app: App) -> None:
         """Ends everything of the app at once: the supervisor was told so, twice."""
@@ -237,7 +241,10 @@ class Rollouts:
             await self._zygotes.warm(tree)
             rolling.inputs = await self._sources.gather(app, rolling.image.spec, wish)
             identity = self._sources.identity(rolling.inputs)
+            if not self._is_unchanged(rolling, identity):
+                await self._room.enter(rolling)
             if rolling.phase is not Phase.BUILDING:
+                self._room.leave(rolling)
                 return  # superseded meanwhile
             if self._is_unchanged(rolling, identity):
                 self.happen(rolling, Event.SAME)

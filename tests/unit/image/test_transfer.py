@@ -29,11 +29,13 @@ from dataplane.image.signing import (
     SIGNATURE_TYPE,
     Provenance,
     check_signed,
+    referrers_of,
     sign_image,
     signatures_of,
 )
 from dataplane.image.store import (
     APP_ANNOTATION,
+    IMAGE_TYPE,
     TAG_ANNOTATION,
     NewReferrer,
     Store,
@@ -708,3 +710,50 @@ def test_imports_and_prunes_at_once_leave_nothing_half_there(
     assert account.is_sound
     assert (len(account.images), account.unneeded) == (1, 0)
     assert not list(other[0].state_dir.glob(".new-*"))
+
+
+def with_referrer(content: bytes, **changes: Any) -> bytes:
+    """The tar with one referrer more: the signature's, with other fields in its manifest."""
+    blobs = {member.name: body for member, body in unpacked(content)}
+
+    def change(lines: list[Any], more: dict[str, bytes]) -> None:
+        digest = lines[0]["digest"].removeprefix("sha256:")
+        manifest = json.loads(blobs[f"blobs/sha256/{digest}"]) | changes
+        more["it"] = body = canonical(manifest)
+        lines.append(lines[0] | {"digest": digest_of(body), "size": len(body)})
+
+    return relisted(content, change)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"subject": {"digest": "sha256:" + "0" * 64, "size": 1}}, "is about another"),
+        ({"subject": None}, "is about another"),
+        ({"subject": {"digest": "../x", "size": 1}}, "is not a manifest"),
+        ({"artifactType": "application/x"}, "of an unknown kind"),
+        ({"artifactType": IMAGE_TYPE}, "of an unknown kind"),
+        ({"layers": []}, "is no signature"),
+        ({"layers": [{"digest": "sha256:" + "0" * 64, "size": 1}]}, "is missing"),
+    ],
+)
+def test_a_referrer_that_is_not_what_it_is_listed_as_is_refused(
+    exported: bytes, other: tuple[Store, Keys], changes: dict[str, Any], reason: str
+) -> None:
+    """Beside a good signature, which must not carry it in."""
+    before = files(other[0].state_dir)
+    with pytest.raises(ImageError, match=reason):
+        take(other, with_referrer(exported, **changes))
+    assert files(other[0].state_dir) == before
+
+
+def test_a_signature_is_no_provenance_and_provenance_no_signature(
+    store: Store, keys: Keys, exported: bytes, other: tuple[Store, Keys]
+) -> None:
+    """Their statements differ, so that a good one of one kind is a wrong one of the other."""
+    (image,) = store.images()
+    told = next(one for one in referrers_of(store, image.digest) if len(one.layers) == 2)
+    layer = (SIGNATURE_TYPE, store.get(told.layers[1]))
+    store.add_referrers(image.digest, [NewReferrer(artifact_type=SIGNATURE_TYPE, layers=(layer,))])
+    with pytest.raises(ImageError, match=r"the signature of the key \w+ is wrong"):
+        take(other, tar_of(store, image.digest))
