@@ -263,7 +263,7 @@ class Api:
         return Response(
             status=200,
             content_type="text/plain; version=0.0.4; charset=utf-8",
-            body=metrics_text(self._fleet).encode(),
+            body=(await metrics_text(self._fleet)).encode(),
         )
 
     async def healthz(self, request: Request, names: dict[str, str]) -> Response:

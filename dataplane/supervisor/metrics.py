@@ -4,13 +4,24 @@ into their app's, so no counter goes back at a swap.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from dataplane.control.stats import Stats
 from dataplane.supervisor.fleet import App, Fleet
 from dataplane.supervisor.report import cpu_seconds, memory_bytes
 from dataplane.supervisor.staleness import Staleness
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Taken:
+    """What the kernel says that a process takes."""
+
+    memory_bytes: int
+    cpu_seconds: float
+
 
 OUTCOMES: Final = ("swapped", "unchanged", "failed")
 
@@ -38,12 +49,17 @@ _OF_STATS: Final[tuple[tuple[str, str, str, Callable[[Stats], int]], ...]] = (
 )  # fmt: skip
 
 
-def metrics_text(fleet: Fleet) -> str:
-    """All metrics of all apps."""
-    return "".join(f"{line}\n" for line in _lines(fleet))
+async def metrics_text(fleet: Fleet) -> str:
+    """All metrics of all apps. A worker that was forked meanwhile has no memory and no CPU yet."""
+    taken: dict[int, _Taken] = {}
+    for pid in [pid for app in fleet.apps.values() for _, pid in _workers(app)]:
+        taken[pid] = _Taken(memory_bytes=memory_bytes(pid), cpu_seconds=cpu_seconds(pid))
+        # The kernel adds up a worker's memory for half a millisecond: nothing waits for a hundred.
+        await asyncio.sleep(0)
+    return "".join(f"{line}\n" for line in _lines(fleet, taken))
 
 
-def _lines(fleet: Fleet) -> Iterator[str]:
+def _lines(fleet: Fleet, taken: Mapping[int, _Taken]) -> Iterator[str]:
     apps = sorted(fleet.apps.values(), key=lambda app: app.name)
     totals = {app.name: app.totals() for app in apps}
     for name, kind, text, figure in _OF_STATS:
@@ -61,11 +77,14 @@ def _lines(fleet: Fleet) -> Iterator[str]:
     yield from _head("dataplane_worker_memory_bytes", "gauge", "Memory of each worker.")
     for app in apps:
         for labels, pid in _workers(app):
-            yield _line("dataplane_worker_memory_bytes", memory_bytes(pid), **labels)
+            if pid in taken:
+                yield _line("dataplane_worker_memory_bytes", taken[pid].memory_bytes, **labels)
     yield from _head("dataplane_worker_cpu_seconds_total", "counter", "CPU time of each worker.")
     for app in apps:
         for labels, pid in _workers(app):
-            yield _line("dataplane_worker_cpu_seconds_total", cpu_seconds(pid), **labels)
+            if pid in taken:
+                cpu = taken[pid].cpu_seconds
+                yield _line("dataplane_worker_cpu_seconds_total", cpu, **labels)
     staleness = Staleness()
     yield from _head(
         "dataplane_workers_stale", "gauge", "Workers that run from files the host has replaced."

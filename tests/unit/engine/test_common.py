@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,13 @@ assert digest(held) == before
 """
 
 
+# The marks that it keeps beside each piece of memory make a read of the whole look wrong to it.
+SANITISED = "libasan" in os.environ.get("LD_PRELOAD", "")
+
+
 def run(script: str) -> str:
+    if SANITISED:
+        pytest.skip("a sanitiser takes a read of all memory for a fault")
     done = subprocess.run(
         (sys.executable, "-c", BEGIN + script), capture_output=True, text=True, check=False
     )
