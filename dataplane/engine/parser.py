@@ -155,15 +155,21 @@ class Chunked:
 
 
 def parse_request(data: bytes, limits: Limits = DEFAULT_LIMITS) -> RequestHead:
-    """data is one whole head, as HeadEnd found it. Raises RefusedError."""
+    """data is one whole head, as HeadEnd found it. Raises RefusedError.
+
+    The path is in the one form in which it is routed and forwarded; the target is as it came.
+    """
     head = ffi.new("dp_request_head *")
     _check(lib.dp_request_parse(data, len(data), _c_limits(limits), head))
+    room = bytearray(data)
+    with ffi.from_buffer(room, require_writable=True) as lent:
+        _check(lib.dp_request_normalise(lent, head))
     return RequestHead(
         method=_cut(data, head.method_span),
         target=_cut(data, head.target),
         host=_cut(data, head.host),
         host_name=_cut(data, head.host_name),
-        path=_cut(data, head.path),
+        path=_cut(bytes(room), head.path),
         query=_cut(data, head.query),
         minor=head.minor,
         framing=Framing(head.framing),
@@ -173,6 +179,15 @@ def parse_request(data: bytes, limits: Limits = DEFAULT_LIMITS) -> RequestHead:
         has_upgrade=bool(head.has_upgrade),
         fields=_fields(data, head),
     )
+
+
+def normalise_path(path: bytes) -> bytes:
+    """The one form of a request's path; native/src/dp_path.h tells it. Raises RefusedError."""
+    room = bytearray(path)
+    length = ffi.new("size_t *")
+    with ffi.from_buffer(room, require_writable=True) as lent:
+        _check(lib.dp_path_normalise(lent, len(room), length))
+    return bytes(room[: length[0]])
 
 
 def parse_response(

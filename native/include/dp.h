@@ -221,6 +221,7 @@ typedef struct {
     uint32_t keep_alive; /* may the connection go on after this exchange */
     uint32_t expects_continue;
     uint32_t has_upgrade;
+    uint32_t path_is_plain; /* the path has its one form already: see dp_request_normalise */
     uint32_t field_count;
     dp_field fields[256];
 } dp_request_head;
@@ -259,6 +260,13 @@ int dp_head_end(const uint8_t *data, size_t len, const dp_head_limits *limits, u
  * meaningful after DP_OK. Spans are offsets into data. */
 int dp_request_parse(const uint8_t *data, size_t len, const dp_head_limits *limits,
                      dp_request_head *ret_head);
+/* Brings path[0..len), which begins with '/', into the one form in which it is routed and forwarded
+ * (dp_path.h tells it), in place: *ret_len is at most len. DP_OK, or DP_EMALFORMED: then what
+ * stands at path is scratch, and the request is refused. Borrowed for the call. */
+int dp_path_normalise(uint8_t *path, size_t len, size_t *ret_len);
+/* The same with the path of a head that dp_request_parse took from data: the second half of the
+ * judgement on a request. Its target is scratch afterwards. */
+int dp_request_normalise(uint8_t *data, dp_request_head *head);
 /* to_head: the response answers a HEAD request. */
 int dp_response_parse(const uint8_t *data, size_t len, const dp_head_limits *limits, int to_head,
                       dp_response_head *ret_head);

@@ -482,6 +482,8 @@ static bool read_request(dp_engine *engine, dp_conn *down)
         return wait_for_head(engine, down, data, len, buffered);
     if (result == DP_OK)
         result = dp_request_parse(data, head_len, &limits, &engine->request);
+    if (result == DP_OK)
+        result = dp_request_normalise(data, &engine->request);
     if (result != DP_OK) {
         refuse_head(engine, down, status_of(result));
         return down->state == DP_S_LINGER;
