@@ -78,6 +78,7 @@ class RequestHead:
     keep_alive: bool
     expects_continue: bool
     has_upgrade: bool
+    takes_trailers: bool
     fields: tuple[Field, ...]
 
 
@@ -127,28 +128,41 @@ class HeadEnd:
         return int(self._len[0])
 
 
+class Keep(enum.Enum):
+    """What is kept of a chunked body."""
+
+    BARE = lib.DP_CHUNKED_BARE
+    FRAMED = lib.DP_CHUNKED_FRAMED
+    TRAILERS = lib.DP_CHUNKED_TRAILERS
+
+
 class Chunked:
-    """A chunked body, in parts. With `keep_framing` what is kept is chunked again."""
+    """A chunked body, in parts: what is kept of it is as `keep` says."""
 
-    __slots__ = ("_keep_framing", "_kept", "_state", "_used")
+    __slots__ = ("_keep", "_kept", "_rest", "_state", "_used")
 
-    def __init__(self, *, keep_framing: bool) -> None:
-        self._keep_framing = keep_framing
+    def __init__(self, keep: Keep) -> None:
+        self._keep = keep.value
         self._state = ffi.new("dp_chunked *")
         self._used = ffi.new("size_t *")
         self._kept = ffi.new("size_t *")
+        self._rest = b""  # of a trailer field that has not ended
 
     def feed(self, data: bytes) -> ChunkedPart:
         """Takes the next bytes. Once it raised, or was complete, it stays so."""
-        room = bytearray(data)
+        room = bytearray(self._rest + data)
         with ffi.from_buffer(room, require_writable=True) as lent:
             result = lib.dp_chunked_feed(
-                self._state, lent, len(room), self._keep_framing, self._used, self._kept
+                self._state, lent, len(room), self._keep, self._used, self._kept
             )
         if result != lib.DP_NEED_MORE:
             _check(result)
+        used = int(self._used[0])
+        before, self._rest = len(self._rest), b""
+        if result == lib.DP_NEED_MORE:
+            self._rest, used = bytes(room[used:]), len(room)
         return ChunkedPart(
-            used=int(self._used[0]),
+            used=used - before,
             kept=bytes(room[: self._kept[0]]),
             complete=result == lib.DP_OK,
         )
@@ -177,6 +191,7 @@ def parse_request(data: bytes, limits: Limits = DEFAULT_LIMITS) -> RequestHead:
         keep_alive=bool(head.keep_alive),
         expects_continue=bool(head.expects_continue),
         has_upgrade=bool(head.has_upgrade),
+        takes_trailers=bool(head.takes_trailers),
         fields=_fields(data, head),
     )
 

@@ -221,7 +221,8 @@ typedef struct {
     uint32_t keep_alive; /* may the connection go on after this exchange */
     uint32_t expects_continue;
     uint32_t has_upgrade;
-    uint32_t path_is_plain; /* the path has its one form already: see dp_request_normalise */
+    uint32_t takes_trailers; /* TE: trailers */
+    uint32_t path_is_plain;  /* the path has its one form already: see dp_request_normalise */
     uint32_t field_count;
     dp_field fields[256];
 } dp_request_head;
@@ -241,7 +242,8 @@ typedef struct {
 enum { DP_BODY_NONE = 0, DP_BODY_LENGTH = 1, DP_BODY_CHUNKED = 2, DP_BODY_CLOSE = 3 };
 
 enum {
-    DP_FIELD_DROP = 1 /* hop-by-hop by itself or named by Connection: not forwarded */
+    DP_FIELD_DROP = 1,     /* hop-by-hop by itself or named by Connection: not forwarded */
+    DP_FIELD_FORWARDED = 2 /* says where a request came from: x-forwarded-..., forwarded */
 };
 
 typedef struct {
@@ -278,15 +280,21 @@ typedef struct {
     uint32_t overhead; /* bytes of extensions and trailers so far, bounded */
 } dp_chunked;          /* all zero: the start */
 
-/* Checks data as chunked framing and compacts it in place to what is forwarded: with keep_framing
- * the same framing without extensions and trailer fields (each byte kept is a byte of this call,
- * so size digits pass as they came, leading zeros too: at most 16); without it, the bare data.
- * *ret_used bytes were read, *ret_kept bytes stand at data now. DP_OK: the body is complete (bytes
- * beyond *ret_used are not its own). DP_NEED_MORE: all of data was used, possibly keeping none.
+enum {
+    DP_CHUNKED_BARE = 0,    /* the data alone */
+    DP_CHUNKED_FRAMED = 1,  /* the same framing without extensions and trailer fields */
+    DP_CHUNKED_TRAILERS = 2 /* and with the trailer fields that may go on */
+};
+
+/* Checks data as chunked framing and compacts it in place to what is forwarded, as keep says. Each
+ * byte kept is a byte of this call, so size digits pass as they came, leading zeros too: at most
+ * 16. *ret_used bytes were read, *ret_kept bytes stand at data now. DP_OK: the body is complete
+ * (bytes beyond *ret_used are not its own). DP_NEED_MORE: all of data was used but for a trailer
+ * field that has not ended, which is at most 8 KiB and must come again with more behind it.
  * DP_EMALFORMED, DP_ETOOBIG: poisoned, what stands at data is not to be forwarded. Resumes at any
  * byte. */
-int dp_chunked_feed(dp_chunked *state, uint8_t *data, size_t len, int keep_framing,
-                    size_t *ret_used, size_t *ret_kept);
+int dp_chunked_feed(dp_chunked *state, uint8_t *data, size_t len, int keep, size_t *ret_used,
+                    size_t *ret_kept);
 /* The route that a request head would take, or -1. For tests and tools; the engine's own lookup. */
 int dp_route_find(const dp_engine *engine, const uint8_t *data, const dp_request_head *head);
 /* cdef: end */

@@ -185,8 +185,10 @@ typedef struct dp_exchange {
     bool may_send;   /* the client was not told yet that no other request is read */
     bool reusable;   /* upstream, after this exchange */
     bool expects_continue;
-    bool again;     /* sent once more: over a new connection only */
-    dp_buffer sent; /* the whole request, while it may be sent again */
+    uint8_t request_keep;  /* DP_CHUNKED_: of the request's framing */
+    uint8_t response_keep; /* of the response's */
+    bool again;            /* sent once more: over a new connection only */
+    dp_buffer sent;        /* the whole request, while it may be sent again */
 } dp_exchange;
 
 typedef struct dp_conn dp_conn;
@@ -410,9 +412,10 @@ typedef struct dp_body_step {
     int failure; /* DP_OK or a negative result */
 } dp_body_step;
 
-/* Takes what belongs to the body at data[0..len); chunked framing is compacted in place. left and
- * chunked are the body's state. */
-dp_body_step dp_body_feed(uint8_t framing, uint64_t *left, dp_chunked *chunked, bool keep_framing,
+/* Takes what belongs to the body at data[0..len); chunked framing is compacted in place, to what
+ * keep (DP_CHUNKED_) says. left and chunked are the body's state. Of an unfinished body all is used
+ * but a trailer field that has not ended. */
+dp_body_step dp_body_feed(uint8_t framing, uint64_t *left, dp_chunked *chunked, int keep,
                           uint8_t *data, size_t len);
 
 /* --- dp_head: heads and answers that go out --------------------------------------------------- */

@@ -24,6 +24,7 @@ struct dp_facts {
     uint32_t expect_count;
     bool expects_continue;
     bool has_upgrade;
+    bool takes_trailers;
     bool has_host;
     dp_span host;
     dp_span host_name;

@@ -171,6 +171,8 @@ size_t dp_head_request(dp_engine *engine, const dp_conn *down, const uint8_t *da
         drops |= 1u << DP_F_X_REQUEST_ID;
     if (!head->expects_continue)
         drops |= 1u << DP_F_EXPECT;
+    if (head->framing != DP_BODY_CHUNKED || down->exchange.request_keep != DP_CHUNKED_TRAILERS)
+        drops |= 1u << DP_F_TRAILER;
     bool absolute = head->target.off != head->path.off;
     if (absolute && head->host.len != 0) {
         /* RFC 9112 3.2.2: the target's authority replaces Host. */
@@ -183,6 +185,8 @@ size_t dp_head_request(dp_engine *engine, const dp_conn *down, const uint8_t *da
     put_fields(&out, data, head->fields, head->field_count, head->head_len, drops, edits);
     if (head->framing == DP_BODY_CHUNKED)
         put_text(&out, "transfer-encoding: chunked\r\n");
+    if (down->exchange.response_keep == DP_CHUNKED_TRAILERS)
+        put_text(&out, "te: trailers\r\nconnection: te\r\n");
     put_own(&out, edits, "x-forwarded-for", (const uint8_t *)down->client, down->client_len);
     put_own(&out, edits, "x-forwarded-proto", (const uint8_t *)"http", 4);
     if (head->host.len != 0)
@@ -210,7 +214,10 @@ size_t dp_head_response(dp_engine *engine, const dp_conn *down, const uint8_t *d
     const dp_edit *edits = exchange->route->response_edits;
     writer out = writer_init(engine);
     put_status_line(&out, data, head);
-    put_fields(&out, data, head->fields, head->field_count, head->head_len, 0, edits);
+    bool trailers =
+        head->framing == DP_BODY_CHUNKED && exchange->response_keep == DP_CHUNKED_TRAILERS;
+    put_fields(&out, data, head->fields, head->field_count, head->head_len,
+               trailers ? 0 : 1u << DP_F_TRAILER, edits);
     if (head->framing == DP_BODY_CHUNKED && exchange->minor != 0)
         put_text(&out, "transfer-encoding: chunked\r\n");
     if (!exchange->keep_alive)
@@ -227,7 +234,7 @@ size_t dp_head_interim(dp_engine *engine, const uint8_t *data, const dp_response
     writer out = writer_init(engine);
     put_status_line(&out, data, head);
     put_fields(&out, data, head->fields, head->field_count, head->head_len,
-               1u << DP_F_CONTENT_LENGTH, NULL);
+               1u << DP_F_CONTENT_LENGTH | 1u << DP_F_TRAILER, NULL);
     put(&out, "\r\n", 2);
     return written(engine, &out);
 }

@@ -218,7 +218,7 @@ static dp_body_step request_feed(dp_engine *engine, dp_exchange *exchange, uint8
                                  size_t len)
 {
     dp_body_step step = dp_body_feed(exchange->request_framing, &exchange->request_left,
-                                     &exchange->request_chunked, true, data, len);
+                                     &exchange->request_chunked, exchange->request_keep, data, len);
     /* What was announced was held against the limit with the head. */
     if (step.failure == DP_OK && engine->options.max_body_bytes != 0 &&
         exchange->request_chunked.total > engine->options.max_body_bytes)
@@ -264,17 +264,19 @@ static ssize_t take_bytes(dp_engine *engine, dp_conn *conn, size_t max, uint8_t 
     return (ssize_t)in->len;
 }
 
-/* Keeps what was not used of bytes that take_bytes gave. */
+/* Keeps what was not used of bytes that take_bytes gave. Of a body that is not done they were
+ * looked at: more must come. */
 static int keep_rest(dp_engine *engine, dp_conn *conn, bool buffered, const uint8_t *data,
-                     size_t len, size_t used)
+                     size_t len, size_t used, bool done)
 {
-    conn->scanned = 0;
-    conn->looked = 0;
-    if (buffered) {
+    int result = DP_OK;
+    if (buffered)
         dp_buffer_consume(engine, &conn->in, used);
-        return DP_OK;
-    }
-    return dp_buffer_append(engine, &conn->in, data + used, len - used);
+    else
+        result = dp_buffer_append(engine, &conn->in, data + used, len - used);
+    conn->scanned = 0;
+    conn->looked = done ? 0 : conn->in.len;
+    return result;
 }
 
 static void answer_route(dp_engine *engine, dp_conn *down, const dp_route *route,
@@ -352,6 +354,19 @@ static void open_upstream(dp_engine *engine, dp_conn *down, const dp_route *rout
         keep_sent(engine, exchange, head_len, body, body_len);
 }
 
+/* RFC 9110 6.5.1: trailer fields go on where the next one can take them. A route's edits speak of
+ * names, and a trailer must not get past them. */
+static void choose_framing(dp_exchange *exchange, const dp_request_head *head)
+{
+    const dp_route *route = exchange->route;
+    bool to_upstream = route != NULL && route->request_edits == NULL;
+    bool to_client = route != NULL && route->response_edits == NULL && head->takes_trailers != 0;
+    exchange->request_keep = to_upstream ? DP_CHUNKED_TRAILERS : DP_CHUNKED_FRAMED;
+    exchange->response_keep = to_client              ? DP_CHUNKED_TRAILERS
+                              : exchange->minor != 0 ? DP_CHUNKED_FRAMED
+                                                     : DP_CHUNKED_BARE;
+}
+
 /* data[0..len) begins with the head in engine->request. */
 static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len,
                            bool buffered)
@@ -378,14 +393,15 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
         refuse(engine, down, 413);
         return;
     }
+    const dp_route *route = dp_route_lookup(&engine->tables, data, head);
+    exchange->route = route;
+    choose_framing(exchange, head);
     dp_body_step step = request_feed(engine, exchange, body, len - head->head_len);
     if (step.failure != DP_OK) {
         refuse(engine, down, step.failure == DP_ETOOBIG ? 413 : 400);
         return;
     }
     exchange->request_done = step.done;
-    const dp_route *route = dp_route_lookup(&engine->tables, data, head);
-    exchange->route = route;
     if ((down->flags & DP_C_PROBE) != 0) {
         dp_answer ok = {.status = 200, .body = (const uint8_t *)"ready\n", .body_len = 6};
         send_answer(engine, down, &ok);
@@ -398,7 +414,8 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
     }
     if (down->state == DP_S_DEAD || down->state == DP_S_LINGER)
         return;
-    if (keep_rest(engine, down, buffered, data, len, head->head_len + step.used) != DP_OK)
+    if (keep_rest(engine, down, buffered, data, len, head->head_len + step.used, step.done) !=
+        DP_OK)
         close_both(engine, down);
 }
 
@@ -539,7 +556,7 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
     }
     if (result != 0)
         up->io |= DP_IO_NO_WRITE; /* it may have answered already: that is still passed on */
-    if (keep_rest(engine, down, buffered, data, len, step.used) != DP_OK) {
+    if (keep_rest(engine, down, buffered, data, len, step.used, step.done) != DP_OK) {
         cut_short(engine, down);
         return false;
     }
@@ -583,9 +600,9 @@ static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t
     if (unframed || !exchange->request_done || engine->closing_idle)
         exchange->keep_alive = false;
     uint8_t *body = data + head->head_len;
-    dp_body_step step =
-        dp_body_feed(exchange->response_framing, &exchange->response_left,
-                     &exchange->response_chunked, exchange->minor != 0, body, len - head->head_len);
+    dp_body_step step = dp_body_feed(exchange->response_framing, &exchange->response_left,
+                                     &exchange->response_chunked, exchange->response_keep, body,
+                                     len - head->head_len);
     if (head->framing == DP_BODY_LENGTH && head->content_length == 0)
         step.done = true;
     if (step.failure != DP_OK) {
@@ -603,7 +620,8 @@ static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t
     struct iovec iov[2] = {{.iov_base = engine->head_buffer, .iov_len = head_len},
                            {.iov_base = body, .iov_len = step.kept}};
     if (dp_conn_send(engine, down, iov, 2) != 0 ||
-        keep_rest(engine, up, buffered, data, len, head->head_len + step.used) != DP_OK) {
+        keep_rest(engine, up, buffered, data, len, head->head_len + step.used, step.done) !=
+            DP_OK) {
         cut_short(engine, down);
         return false;
     }
@@ -651,7 +669,7 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
     if (engine->response.status >= 200)
         return respond_head(engine, down, data, len, buffered);
     if (!respond_interim(engine, down, data) ||
-        keep_rest(engine, up, buffered, data, len, head_len) != DP_OK) {
+        keep_rest(engine, up, buffered, data, len, head_len, true) != DP_OK) {
         close_both(engine, down);
         return false;
     }
@@ -676,8 +694,9 @@ static bool pump_response_body(dp_engine *engine, dp_conn *down)
         return false;
     }
     size_t len = (size_t)got;
-    dp_body_step step = dp_body_feed(exchange->response_framing, &exchange->response_left,
-                                     &exchange->response_chunked, exchange->minor != 0, data, len);
+    dp_body_step step =
+        dp_body_feed(exchange->response_framing, &exchange->response_left,
+                     &exchange->response_chunked, exchange->response_keep, data, len);
     struct iovec iov = {.iov_base = data, .iov_len = step.kept};
     if (step.failure != DP_OK) {
         dp_http_upstream_failed(engine, down, false);
@@ -685,7 +704,7 @@ static bool pump_response_body(dp_engine *engine, dp_conn *down)
     }
     exchange->response_done = step.done;
     if (dp_conn_send(engine, down, &iov, 1) != 0 ||
-        keep_rest(engine, up, buffered, data, len, step.used) != DP_OK) {
+        keep_rest(engine, up, buffered, data, len, step.used, step.done) != DP_OK) {
         cut_short(engine, down);
         return false;
     }

@@ -292,6 +292,7 @@ int dp_request_parse(const uint8_t *data, size_t len, const dp_head_limits *limi
     ret_head->content_length = facts.content_length;
     ret_head->keep_alive = may_persist(&facts);
     ret_head->has_upgrade = facts.has_upgrade;
+    ret_head->takes_trailers = facts.takes_trailers && facts.minor == 1;
     ret_head->field_count = facts.field_count;
     return DP_OK;
 }

@@ -61,11 +61,14 @@ def test_hop_by_hop_fields_end_here(passes: Callable[..., Head]) -> None:
     assert names(head) == [
         "host",
         "x-stays",
+        "te",
+        "connection",
         "x-forwarded-for",
         "x-forwarded-proto",
         "x-forwarded-host",
         "x-request-id",
     ]
+    assert (head.get("te"), head.get("connection")) == ("trailers", "te")
 
 
 def test_nobody_can_forge_where_a_request_came_from(passes: Callable[..., Head]) -> None:
