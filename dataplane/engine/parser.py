@@ -78,6 +78,7 @@ class RequestHead:
     keep_alive: bool
     expects_continue: bool
     has_upgrade: bool
+    upgrade: bytes
     takes_trailers: bool
     fields: tuple[Field, ...]
 
@@ -88,6 +89,7 @@ class ResponseHead:
 
     status: int
     reason: bytes
+    upgrade: bytes
     minor: int
     framing: Framing
     content_length: int | None
@@ -191,6 +193,7 @@ def parse_request(data: bytes, limits: Limits = DEFAULT_LIMITS) -> RequestHead:
         keep_alive=bool(head.keep_alive),
         expects_continue=bool(head.expects_continue),
         has_upgrade=bool(head.has_upgrade),
+        upgrade=_cut(data, head.upgrade),
         takes_trailers=bool(head.takes_trailers),
         fields=_fields(data, head),
     )
@@ -214,6 +217,7 @@ def parse_response(
     return ResponseHead(
         status=head.status,
         reason=_cut(data, head.reason),
+        upgrade=_cut(data, head.upgrade),
         minor=head.minor,
         framing=Framing(head.framing),
         content_length=None if head.content_length == _NOT_TOLD else head.content_length,

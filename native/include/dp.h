@@ -215,6 +215,7 @@ typedef struct {
     dp_span host_name; /* without the port; an IPv6 literal keeps its brackets */
     dp_span path;      /* from '/' up to '?', or "*"; never empty, may lie apart from query */
     dp_span query;     /* with its '?', or empty */
+    dp_span upgrade;   /* the protocol that is asked for and may be passed on; empty: none */
     uint32_t minor;    /* HTTP/1.minor */
     uint32_t framing;  /* DP_BODY_NONE, DP_BODY_LENGTH or DP_BODY_CHUNKED */
     uint64_t content_length;
@@ -231,6 +232,7 @@ typedef struct {
     uint32_t head_len;
     uint32_t status;
     dp_span reason;
+    dp_span upgrade; /* of a 101: the one protocol that it switches to; empty: not told */
     uint32_t minor;
     uint32_t framing;        /* DP_BODY_*; NONE where status or method forbid a body */
     uint64_t content_length; /* as told, also where no body comes; UINT64_MAX: not told */

@@ -138,7 +138,7 @@ enum dp_state {
     DP_S_IDLE,       /* down: between exchanges, nothing read yet; up: in its pool */
     DP_S_HEAD,       /* down: part of a request head is here */
     DP_S_EXCHANGE,   /* down: a request is being answered; up: it serves its peer */
-    DP_S_TUNNEL,     /* tcp, both sides */
+    DP_S_TUNNEL,     /* tcp, both sides; http after an upgrade */
     DP_S_CONNECTING, /* up */
     DP_S_LINGER,     /* down: answered and half-closed, input is thrown away until it ends */
     DP_S_FROZEN,     /* down: saved, out of epoll, waits for the commit */
@@ -175,6 +175,7 @@ typedef struct dp_exchange {
     uint64_t tried[DP_ENDPOINTS_MAX / 64];
     int32_t upstream;
     uint32_t method;
+    uint32_t upgrade; /* dp_upgrade_mark of the protocol that was asked for; 0: none */
     uint8_t request_framing;
     uint8_t response_framing;
     uint8_t minor; /* the client's HTTP/1.minor */
@@ -394,6 +395,17 @@ int dp_balance_pick(int balance, const uint32_t *active, uint32_t count, const u
 /* --- codecs ----------------------------------------------------------------------------------- */
 
 void dp_http_accepted(dp_engine *engine, dp_conn *down);
+/* --- dp_linger: the end of a connection that may still be sending */
+
+void dp_linger_begin(dp_engine *engine, dp_conn *down); /* ends our side */
+void dp_linger_pump(dp_engine *engine, dp_conn *down);  /* reads on for a while, then closes */
+
+/* --- dp_tunnel ------------------------------------------------------------------------------- */
+
+/* data[0..len) begins with the 101 in engine->response. DP_OK: down and its peer are a tcp tunnel
+ * now. DP_EMALFORMED: it is no answer to what was asked. DP_ESYSTEM: a side is gone. */
+int dp_tunnel_begin(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len);
+
 void dp_http_turn_away(dp_engine *engine, dp_conn *down); /* answered already: only lingers */
 void dp_http_pump(dp_engine *engine, dp_conn *down);
 void dp_http_timeout(dp_engine *engine, dp_conn *down);
@@ -424,6 +436,9 @@ size_t dp_head_request(dp_engine *engine, const dp_conn *down, const uint8_t *da
                        const dp_request_head *head, const dp_route *route); /* 0: too large */
 size_t dp_head_response(dp_engine *engine, const dp_conn *down, const uint8_t *data,
                         const dp_response_head *head); /* 0: too large */
+/* The head of a 101 whose protocol was asked for. */
+size_t dp_head_switching(dp_engine *engine, const dp_conn *down, const uint8_t *data,
+                         const dp_response_head *head); /* 0: too large */
 size_t dp_head_interim(dp_engine *engine, const uint8_t *data, const dp_response_head *head);
 /* A whole answer of our own. */
 typedef struct dp_answer {

@@ -319,6 +319,8 @@ static int note_options(struct dp_facts *facts, const uint8_t *at, const uint8_t
             facts->options |= DP_OPTION_KEEP_ALIVE;
         } else if (len == 5 && token_is(option, "close", 5)) {
             facts->options |= DP_OPTION_CLOSE;
+        } else if (len == 7 && token_is(option, "upgrade", 7)) {
+            facts->options |= DP_OPTION_UPGRADE;
         } else {
             facts->options |= DP_OPTION_NAME;
         }
@@ -390,7 +392,8 @@ static int note_field(struct dp_facts *facts, dp_field *field, const uint8_t *va
         facts->expects_continue = fold_is(value, (size_t)(end - value), "100-continue");
         return DP_OK;
     case DP_F_UPGRADE:
-        facts->has_upgrade = true;
+        facts->upgrade_count++;
+        facts->upgrade = dp_span_of(facts->data, value, end);
         field->flags = DP_FIELD_DROP;
         return DP_OK;
     case DP_F_TE:

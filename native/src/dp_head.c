@@ -185,6 +185,11 @@ size_t dp_head_request(dp_engine *engine, const dp_conn *down, const uint8_t *da
     put_fields(&out, data, head->fields, head->field_count, head->head_len, drops, edits);
     if (head->framing == DP_BODY_CHUNKED)
         put_text(&out, "transfer-encoding: chunked\r\n");
+    if (down->exchange.upgrade != 0) {
+        put_text(&out, "connection: upgrade\r\nupgrade: ");
+        put(&out, data + head->upgrade.off, head->upgrade.len);
+        put(&out, "\r\n", 2);
+    }
     if (down->exchange.response_keep == DP_CHUNKED_TRAILERS)
         put_text(&out, "te: trailers\r\nconnection: te\r\n");
     put_own(&out, edits, "x-forwarded-for", (const uint8_t *)down->client, down->client_len);
@@ -224,6 +229,22 @@ size_t dp_head_response(dp_engine *engine, const dp_conn *down, const uint8_t *d
         put_text(&out, "connection: close\r\n");
     else if (exchange->minor == 0)
         put_text(&out, "connection: keep-alive\r\n");
+    put_edits(&out, edits);
+    put(&out, "\r\n", 2);
+    return written(engine, &out);
+}
+
+size_t dp_head_switching(dp_engine *engine, const dp_conn *down, const uint8_t *data,
+                         const dp_response_head *head)
+{
+    const dp_edit *edits = down->exchange.route->response_edits;
+    writer out = writer_init(engine);
+    put_status_line(&out, data, head);
+    put_fields(&out, data, head->fields, head->field_count, head->head_len, 1u << DP_F_TRAILER,
+               edits);
+    put_text(&out, "connection: upgrade\r\nupgrade: ");
+    put(&out, data + head->upgrade.off, head->upgrade.len);
+    put(&out, "\r\n", 2);
     put_edits(&out, edits);
     put(&out, "\r\n", 2);
     return written(engine, &out);

@@ -5,9 +5,9 @@
  * holds back the fast one and not our memory. */
 #include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "dp_core.h"
+#include "dp_upgrade.h"
 
 enum {
     REQUEST_READ = 16 * 1024,  /* a head, and the start of a body */
@@ -55,30 +55,6 @@ static void cut_short(dp_engine *engine, dp_conn *down)
         close_both(engine, down);
 }
 
-/* Ends our side and reads on for a while: a close with unread input would make the kernel send a
- * reset that can overtake our last answer (RFC 9112 9.6). */
-static void linger(dp_engine *engine, dp_conn *down)
-{
-    down->state = DP_S_LINGER;
-    dp_buffer_free(engine, &down->in);
-    (void)shutdown(down->fd, SHUT_WR);
-    down->io |= DP_IO_SHUT;
-    dp_timer_set(engine, down, DP_LINGER_MS);
-}
-
-static void pump_linger(dp_engine *engine, dp_conn *down)
-{
-    while ((down->io & (DP_IO_READ | DP_IO_EOF | DP_IO_BROKEN)) != 0) {
-        ssize_t got = dp_conn_read(engine, down, engine->read_buffer, DP_READ_MIN);
-        if (got == -EAGAIN)
-            return;
-        if (got > 0 && (down->lingered += (uint32_t)got) <= DP_LINGER_BYTES)
-            continue;
-        dp_conn_close(engine, down);
-        return;
-    }
-}
-
 static void finish_exchange(dp_engine *engine, dp_conn *down)
 {
     dp_exchange *exchange = &down->exchange;
@@ -88,7 +64,7 @@ static void finish_exchange(dp_engine *engine, dp_conn *down)
     if (!exchange->keep_alive || !exchange->request_done || engine->closing_idle) {
         bool told = !exchange->keep_alive && exchange->may_send;
         if (told || !exchange->request_done || down->in.len != 0 || (down->io & DP_IO_READ) != 0) {
-            linger(engine, down);
+            dp_linger_begin(engine, down);
             return;
         }
         if (exchange->keep_alive) /* it was told nothing: this is our doing */
@@ -356,11 +332,14 @@ static void open_upstream(dp_engine *engine, dp_conn *down, const dp_route *rout
 
 /* RFC 9110 6.5.1: trailer fields go on where the next one can take them. A route's edits speak of
  * names, and a trailer must not get past them. */
-static void choose_framing(dp_exchange *exchange, const dp_request_head *head)
+static void choose_passage(dp_exchange *exchange, const uint8_t *data, const dp_request_head *head)
 {
     const dp_route *route = exchange->route;
     bool to_upstream = route != NULL && route->request_edits == NULL;
-    bool to_client = route != NULL && route->response_edits == NULL && head->takes_trailers != 0;
+    bool upgrades = route != NULL && route->upstream >= 0 && head->upgrade.len != 0;
+    bool to_client =
+        route != NULL && route->response_edits == NULL && head->takes_trailers != 0 && !upgrades;
+    exchange->upgrade = upgrades ? dp_upgrade_mark(data, head->upgrade) : 0;
     exchange->request_keep = to_upstream ? DP_CHUNKED_TRAILERS : DP_CHUNKED_FRAMED;
     exchange->response_keep = to_client              ? DP_CHUNKED_TRAILERS
                               : exchange->minor != 0 ? DP_CHUNKED_FRAMED
@@ -395,7 +374,7 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
     }
     const dp_route *route = dp_route_lookup(&engine->tables, data, head);
     exchange->route = route;
-    choose_framing(exchange, head);
+    choose_passage(exchange, data, head);
     dp_body_step step = request_feed(engine, exchange, body, len - head->head_len);
     if (step.failure != DP_OK) {
         refuse(engine, down, step.failure == DP_ETOOBIG ? 413 : 400);
@@ -661,8 +640,15 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
     if (result == DP_OK)
         result = dp_response_parse(data, head_len, &limits, down->exchange.method == DP_M_HEAD,
                                    &engine->response);
-    /* 101 answers an Upgrade, and none was passed on. */
-    if (result != DP_OK || engine->response.status == 101) {
+    if (result == DP_OK && engine->response.status == 101)
+        result = dp_tunnel_begin(engine, down, data, len);
+    if (down->state == DP_S_TUNNEL)
+        return true;
+    if (result == DP_ESYSTEM) {
+        close_both(engine, down);
+        return false;
+    }
+    if (result != DP_OK) {
         dp_http_upstream_failed(engine, down, false);
         return down->state != DP_S_DEAD;
     }
@@ -766,10 +752,12 @@ void dp_http_pump(dp_engine *engine, dp_conn *down)
                 return;
             break;
         case DP_S_LINGER:
-            pump_linger(engine, down);
+            dp_linger_pump(engine, down);
+            return;
+        case DP_S_TUNNEL:
+            dp_tcp_pump(engine, down);
             return;
         case DP_S_FREE:
-        case DP_S_TUNNEL:
         case DP_S_CONNECTING:
         case DP_S_FROZEN:
         case DP_S_HELD:
@@ -782,8 +770,8 @@ void dp_http_pump(dp_engine *engine, dp_conn *down)
 
 void dp_http_turn_away(dp_engine *engine, dp_conn *down)
 {
-    linger(engine, down);
-    pump_linger(engine, down);
+    dp_linger_begin(engine, down);
+    dp_linger_pump(engine, down);
 }
 
 void dp_http_accepted(dp_engine *engine, dp_conn *down)
