@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import ipaddress
 from typing import Any, Final
 
 from dataplane.engine._native import ffi, lib
@@ -80,6 +81,7 @@ class RequestHead:
     has_upgrade: bool
     upgrade: bytes
     takes_trailers: bool
+    is_https: bool
     fields: tuple[Field, ...]
 
 
@@ -95,6 +97,15 @@ class ResponseHead:
     content_length: int | None
     keep_alive: bool
     fields: tuple[Field, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyHeader:
+    """What dp_proxy_parse found. `source` and `destination` are None where none is told."""
+
+    length: int
+    source: tuple[str, int] | None
+    destination: tuple[str, int] | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +206,7 @@ def parse_request(data: bytes, limits: Limits = DEFAULT_LIMITS) -> RequestHead:
         has_upgrade=bool(head.has_upgrade),
         upgrade=_cut(data, head.upgrade),
         takes_trailers=bool(head.takes_trailers),
+        is_https=bool(head.is_https),
         fields=_fields(data, head),
     )
 
@@ -223,6 +235,27 @@ def parse_response(
         content_length=None if head.content_length == _NOT_TOLD else head.content_length,
         keep_alive=bool(head.keep_alive),
         fields=_fields(data, head),
+    )
+
+
+def parse_proxy_header(data: bytes) -> ProxyHeader | None:
+    """A PROXY header at the start of data; None: more must come. Raises RefusedError."""
+    found = ffi.new("dp_proxy_header *")
+    result = lib.dp_proxy_parse(data, len(data), found)
+    if result == lib.DP_NEED_MORE:
+        return None
+    _check(result)
+
+    def shown(address: Any, port: int) -> tuple[str, int] | None:
+        size = {4: 4, 6: 16}.get(found.family)
+        if size is None:
+            return None
+        return str(ipaddress.ip_address(bytes(address[0:size]))), port
+
+    return ProxyHeader(
+        length=found.header_len,
+        source=shown(found.source, found.source_port),
+        destination=shown(found.destination, found.destination_port),
     )
 
 

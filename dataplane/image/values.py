@@ -119,6 +119,23 @@ def endpoint_address(text: str) -> tuple[str, int]:
     return str(ip), port
 
 
+def network(text: str) -> str:
+    """`10.0.0.0/8` or `2001:db8::/32`, normalised; an address alone is a network of one."""
+    address, slash, bits = text.partition("/")
+    ip = _numeric(address, text) if address else None
+    if ip is None:
+        raise Unfit(f"{shown(text)} is not a network", "write 10.0.0.0/8")
+    if not slash:
+        bits = str(ip.max_prefixlen)
+    if re.fullmatch(r"0|[1-9][0-9]{0,2}", bits) is None or int(bits) > ip.max_prefixlen:
+        hint = f"a prefix of this address has 0 to {ip.max_prefixlen} bits"
+        raise Unfit(f"{shown(text)}: {shown(bits)} is not a prefix length", hint)
+    found = ipaddress.ip_network(f"{ip}/{bits}", strict=False)
+    if found.network_address != ip:
+        raise Unfit(f"{shown(text)} has bits behind its prefix", f"write {found}")
+    return str(found)
+
+
 def join_address(address: str, port: int) -> str:
     """`address:port`, with brackets around an IPv6 address."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

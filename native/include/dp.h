@@ -140,6 +140,10 @@ int dp_upstream_add(dp_engine *engine, const char *name, int balance, uint32_t c
                     uint32_t keepalive);
 int dp_endpoint_add(dp_engine *engine, int upstream, const char *address, uint16_t port);
 int dp_listener_add(dp_engine *engine, const char *name, int protocol, int upstream);
+/* Connections from trusted peers begin with a PROXY header, version 1 or 2; others do not. */
+int dp_listener_expect_proxy(dp_engine *engine, int listener);
+/* Peers in address/bits are trusted proxies: what they say of a client is believed. */
+int dp_listener_trust(dp_engine *engine, int listener, const char *address, uint32_t bits);
 int dp_route_add(dp_engine *engine, const dp_route_options *options);
 int dp_route_match_header(dp_engine *engine, int route, const char *name, const char *value);
 int dp_route_edit(dp_engine *engine, int route, int edit, const char *name, const char *value);
@@ -223,6 +227,7 @@ typedef struct {
     uint32_t expects_continue;
     uint32_t has_upgrade;
     uint32_t takes_trailers; /* TE: trailers */
+    uint32_t is_https;       /* the target is an https URI */
     uint32_t path_is_plain;  /* the path has its one form already: see dp_request_normalise */
     uint32_t field_count;
     dp_field fields[256];
@@ -274,6 +279,20 @@ int dp_request_normalise(uint8_t *data, dp_request_head *head);
 /* to_head: the response answers a HEAD request. */
 int dp_response_parse(const uint8_t *data, size_t len, const dp_head_limits *limits, int to_head,
                       dp_response_head *ret_head);
+
+typedef struct {
+    uint32_t header_len;
+    uint32_t family; /* 4 or 6; 0: no address is told, the peer speaks for itself */
+    uint8_t source[16];
+    uint8_t destination[16];
+    uint16_t source_port;
+    uint16_t destination_port;
+} dp_proxy_header;
+
+/* A PROXY header, version 1 or 2, at the start of data. DP_OK: *ret_header is set. DP_NEED_MORE,
+ * DP_EMALFORMED, DP_ETOOBIG (version 1: 107 bytes, version 2: 4096). data is borrowed for the
+ * call. */
+int dp_proxy_parse(const uint8_t *data, size_t len, dp_proxy_header *ret_header);
 
 typedef struct {
     uint64_t left;  /* data bytes left of the current chunk */

@@ -286,6 +286,40 @@ int dp_listener_add(dp_engine *engine, const char *name, int protocol, int upstr
     return (int)engine->tables.listener_count++;
 }
 
+static dp_listener *listener_at(dp_engine *engine, int index)
+{
+    DP_CHECK(engine->magic == DP_ENGINE_MAGIC);
+    if (engine->sealed || index < 0 || (uint32_t)index >= engine->tables.listener_count)
+        return NULL;
+    return &engine->tables.listeners[index];
+}
+
+int dp_listener_expect_proxy(dp_engine *engine, int index)
+{
+    dp_listener *listener = listener_at(engine, index);
+    if (listener == NULL)
+        return engine->sealed ? DP_ESTATE : DP_EINVAL;
+    listener->expects_proxy = true;
+    return DP_OK;
+}
+
+int dp_listener_trust(dp_engine *engine, int index, const char *address, uint32_t bits)
+{
+    dp_listener *listener = listener_at(engine, index);
+    if (listener == NULL)
+        return engine->sealed ? DP_ESTATE : DP_EINVAL;
+    if (listener->trusted == NULL)
+        listener->trusted = dp_arena_take(&engine->arena, DP_TRUSTED_MAX * sizeof(dp_network));
+    if (listener->trusted == NULL)
+        return DP_ENOMEM;
+    if (listener->trusted_count == DP_TRUSTED_MAX)
+        return DP_ETOOBIG;
+    if (!dp_network_make(address, bits, &listener->trusted[listener->trusted_count]))
+        return DP_EINVAL;
+    listener->trusted_count++;
+    return DP_OK;
+}
+
 /* In the form that requests' paths are brought into, or it would never match. */
 static int path_copy(dp_engine *engine, const char *path, dp_text *ret_text)
 {

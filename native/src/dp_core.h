@@ -29,6 +29,7 @@ enum {
     DP_ENDPOINTS_MAX = 256,  /* of one upstream; a mask of tried ones has a bit each */
     DP_LISTENERS_MAX = 64,
     DP_ROUTES_MAX = 4096,
+    DP_TRUSTED_MAX = 256,     /* networks of one listener */
     DP_ATTACHED_MAX = 256,    /* listening sockets lent to one process */
     DP_READ_MAX = 256 * 1024, /* one read of a body; also the most that waits for a slow peer */
     DP_READ_MIN = 16 * 1024,
@@ -105,10 +106,18 @@ typedef struct dp_upstream {
     int balance;
 } dp_upstream;
 
+typedef struct dp_network {
+    uint8_t address[16]; /* IPv4 in its IPv6-mapped form */
+    uint8_t bits;
+} dp_network;
+
 typedef struct dp_listener {
     char name[DP_NAME_MAX + 1];
     int protocol;
     int upstream; /* tcp */
+    dp_network *trusted;
+    uint32_t trusted_count;
+    bool expects_proxy; /* from trusted peers */
 } dp_listener;
 
 typedef struct dp_tables {
@@ -135,6 +144,7 @@ enum dp_role { DP_DOWN = 1, DP_UP = 2 };
 
 enum dp_state {
     DP_S_FREE = 0,
+    DP_S_PROXY,      /* down: its PROXY header must come first */
     DP_S_IDLE,       /* down: between exchanges, nothing read yet; up: in its pool */
     DP_S_HEAD,       /* down: part of a request head is here */
     DP_S_EXCHANGE,   /* down: a request is being answered; up: it serves its peer */
@@ -219,8 +229,10 @@ struct dp_conn {
     dp_conn *next;      /* ready queue, pool, movable list or dead list */
     dp_conn *prev;      /* pool and movable list */
     uint64_t frozen_us; /* when it was taken out of service, for the stall */
-    char client[46];    /* down: text of the address, as x-forwarded-for shows it */
+    char client[46];    /* down: text of the client's address, behind trusted proxies */
     uint8_t client_len;
+    bool trusted;         /* down: the peer is a trusted proxy */
+    uint8_t address[16];  /* down: the peer's, or what its PROXY header told */
     dp_exchange exchange; /* down */
 };
 
@@ -395,6 +407,27 @@ int dp_balance_pick(int balance, const uint32_t *active, uint32_t count, const u
 /* --- codecs ----------------------------------------------------------------------------------- */
 
 void dp_http_accepted(dp_engine *engine, dp_conn *down);
+/* --- dp_client: who a connection comes from */
+
+bool dp_address_parse(const char *text, uint8_t ret_address[16]);
+size_t dp_address_text(const uint8_t address[16], char ret_text[46]);
+bool dp_network_make(const char *address, uint32_t bits, dp_network *ret_network);
+bool dp_network_has(const dp_network *network, const uint8_t address[16]);
+/* Each sets address, client and trusted, the last by conn->listener. */
+void dp_client_set(const dp_engine *engine, dp_conn *conn, const uint8_t address[16]);
+void dp_client_accepted(const dp_engine *engine, dp_conn *conn,
+                        const struct sockaddr_storage *peer);
+void dp_client_moved(const dp_engine *engine, dp_conn *conn, const uint8_t *text, size_t len);
+/* For a trusted peer: the client of this request, by its x-forwarded-for. */
+void dp_client_walk(const dp_engine *engine, dp_conn *conn, const uint8_t *data,
+                    const dp_request_head *head);
+void dp_client_reset(dp_conn *conn); /* between requests: the peer itself */
+
+/* --- dp_proxy: PROXY headers */
+
+void dp_proxy_accepted(dp_engine *engine, dp_conn *down);
+void dp_proxy_pump(dp_engine *engine, dp_conn *down);
+
 /* --- dp_linger: the end of a connection that may still be sending */
 
 void dp_linger_begin(dp_engine *engine, dp_conn *down); /* ends our side */

@@ -179,6 +179,7 @@ void dp_http_timeout(dp_engine *engine, dp_conn *down)
         dp_conn_close(engine, down);
         return;
     case DP_S_FREE:
+    case DP_S_PROXY:
     case DP_S_TUNNEL:
     case DP_S_CONNECTING:
     case DP_S_FROZEN:
@@ -366,6 +367,12 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
     engine->stats->requests_total += (down->flags & DP_C_PROBE) == 0;
     engine->stats->requests_active++;
 
+    if (down->trusted)
+        dp_client_walk(engine, down, data, head);
+    else if (head->is_https) { /* RFC 9110 7.4: not over a connection without TLS */
+        refuse(engine, down, 421);
+        return;
+    }
     uint8_t *body = data + head->head_len;
     uint64_t max_body = engine->options.max_body_bytes;
     if (max_body != 0 && head->framing == DP_BODY_LENGTH && head->content_length > max_body) {
@@ -758,6 +765,7 @@ void dp_http_pump(dp_engine *engine, dp_conn *down)
             dp_tcp_pump(engine, down);
             return;
         case DP_S_FREE:
+        case DP_S_PROXY:
         case DP_S_CONNECTING:
         case DP_S_FROZEN:
         case DP_S_HELD:

@@ -292,6 +292,9 @@ int dp_request_parse(const uint8_t *data, size_t len, const dp_head_limits *limi
     if (result != DP_OK) {
         return result;
     }
+    if (ret_head->method == DP_M_TRACE && (facts.codings != 0 || facts.content_length != 0)) {
+        return DP_EMALFORMED; /* RFC 9110 9.3.8 */
+    }
     ret_head->expects_continue = 0;
     if (facts.expect_count > 0 && facts.minor == 1) {
         /* RFC 9110 10.1.1: not heeded in HTTP/1.0 */

@@ -174,6 +174,7 @@ static int parse_absolute(const uint8_t *data, const uint8_t *at, dp_request_hea
         }
     }
     if (dp_lower(*at) == 's') {
+        ret_head->is_https = 1;
         at++;
     }
     if (at[0] != ':' || at[1] != '/' || at[2] != '/') {
@@ -207,6 +208,7 @@ int dp_target_parse(const uint8_t *data, const uint8_t *at, dp_request_head *ret
 {
     ret_head->host = (dp_span){0, 0};
     ret_head->host_name = (dp_span){0, 0};
+    ret_head->is_https = 0;
     if (*at == '/') {
         return parse_path(data, at, ret_head, ret_end);
     }
