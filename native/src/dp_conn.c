@@ -362,7 +362,7 @@ int dp_conn_flush(dp_engine *engine, dp_conn *conn)
 {
     if (conn->out.len == 0 || (conn->io & DP_IO_WRITE) == 0)
         return 0;
-    struct iovec one = {.iov_base = conn->out.data + conn->out.off, .iov_len = conn->out.len};
+    struct iovec one = {.iov_base = dp_buffer_start(&conn->out), .iov_len = conn->out.len};
     struct iovec *iov = &one;
     int count = 1;
     int result = write_some(engine, conn, &iov, &count);

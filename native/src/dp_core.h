@@ -337,6 +337,12 @@ void dp_buffer_consume(dp_engine *engine, dp_buffer *buffer, size_t len); /* fre
 void dp_buffer_free(dp_engine *engine, dp_buffer *buffer);
 void dp_buffers_trim(dp_engine *engine, bool all);
 
+/* The first unread byte; NULL where there is no buffer, to which C lets nobody add, not even 0. */
+static inline uint8_t *dp_buffer_start(const dp_buffer *buffer)
+{
+    return buffer->data != NULL ? buffer->data + buffer->off : NULL;
+}
+
 /* --- dp_timer -------------------------------------------------------------------------------- */
 
 uint64_t dp_clock_ms(void);

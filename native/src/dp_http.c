@@ -134,10 +134,13 @@ static uint32_t status_of(int result)
     }
 }
 
-/* Refuses what never became an exchange: the connection ends with the answer. */
-static void refuse_head(dp_engine *engine, dp_conn *down, uint32_t status)
+/* Refuses what never became an exchange, or only data[0..len) of one: the connection ends with the
+ * answer. Whoever asked by HEAD takes a body for the next answer (RFC 9110 9.3.2). */
+static void refuse_head(dp_engine *engine, dp_conn *down, uint32_t status, const uint8_t *data,
+                        size_t len)
 {
-    down->exchange = (dp_exchange){.minor = 1};
+    bool head = len >= 5 && memcmp(data, "HEAD ", 5) == 0;
+    down->exchange = (dp_exchange){.minor = 1, .method = head ? DP_M_HEAD : 0};
     down->state = DP_S_EXCHANGE;
     engine->stats->requests_total++;
     engine->stats->requests_active++;
@@ -160,7 +163,7 @@ void dp_http_timeout(dp_engine *engine, dp_conn *down)
     dp_exchange *exchange = &down->exchange;
     switch ((enum dp_state)down->state) {
     case DP_S_HEAD:
-        refuse_head(engine, down, 408);
+        refuse_head(engine, down, 408, dp_buffer_start(&down->in), down->in.len);
         return;
     case DP_S_EXCHANGE:
         if (down->out.len != 0) {
@@ -419,7 +422,7 @@ static bool wait_for_head(dp_engine *engine, dp_conn *down, const uint8_t *data,
 {
     begin_head(engine, down);
     if (!buffered && dp_buffer_append(engine, &down->in, data, len) != DP_OK)
-        refuse_head(engine, down, 503);
+        refuse_head(engine, down, 503, data, len);
     else
         down->looked = down->in.len;
     return true;
@@ -441,7 +444,7 @@ static bool skip_empty_line(dp_engine *engine, dp_conn *down, uint8_t **data, si
     if (buffered) {
         dp_buffer_consume(engine, &down->in, 2);
         down->looked = 0;
-        *data = down->in.data + down->in.off;
+        *data = dp_buffer_start(&down->in);
     } else {
         *data += 2;
     }
@@ -468,7 +471,7 @@ static bool read_request(dp_engine *engine, dp_conn *down)
         return false;
     }
     if (got == -ENOBUFS) {
-        refuse_head(engine, down, 503);
+        refuse_head(engine, down, 503, dp_buffer_start(&down->in), down->in.len);
         return true;
     }
     if (got <= 0) { /* gone; a head that was not finished is never completed by us */
@@ -488,7 +491,7 @@ static bool read_request(dp_engine *engine, dp_conn *down)
     if (result == DP_OK)
         result = dp_request_normalise(data, &engine->request);
     if (result != DP_OK) {
-        refuse_head(engine, down, status_of(result));
+        refuse_head(engine, down, status_of(result), data, len);
         return down->state == DP_S_LINGER;
     }
     begin_exchange(engine, down, data, len, buffered);

@@ -35,7 +35,7 @@ void dp_proxy_pump(dp_engine *engine, dp_conn *down)
             dp_conn_close(engine, down);
             return;
         }
-        result = dp_proxy_parse(down->in.data + down->in.off, down->in.len, &header);
+        result = dp_proxy_parse(dp_buffer_start(&down->in), down->in.len, &header);
     }
     if (result != DP_OK) {
         dp_conn_close(engine, down);

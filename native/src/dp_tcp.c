@@ -93,7 +93,7 @@ void dp_tcp_accepted(dp_engine *engine, dp_conn *down)
     down->state = DP_S_TUNNEL;
     down->exchange.upstream = engine->tables.listeners[down->listener].upstream;
     /* What came behind a PROXY header, if there was one. */
-    struct iovec first = {.iov_base = down->in.data + down->in.off, .iov_len = down->in.len};
+    struct iovec first = {.iov_base = dp_buffer_start(&down->in), .iov_len = down->in.len};
     if (dp_upstream_open(engine, down, &first, 1) != DP_OK) {
         engine->stats->upstream_failures_total++;
         dp_conn_reset(engine, down);

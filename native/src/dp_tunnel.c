@@ -16,7 +16,7 @@ static int send_early(dp_engine *engine, dp_conn *down, size_t head_len, uint8_t
     if (dp_conn_send(engine, down, answer, 2) != 0)
         return DP_ESYSTEM;
     dp_buffer_free(engine, &up->in);
-    struct iovec held = {.iov_base = down->in.data + down->in.off, .iov_len = down->in.len};
+    struct iovec held = {.iov_base = dp_buffer_start(&down->in), .iov_len = down->in.len};
     if (held.iov_len != 0 && dp_conn_send(engine, up, &held, 1) != 0)
         return DP_ESYSTEM;
     dp_buffer_free(engine, &down->in);
