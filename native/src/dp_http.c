@@ -139,7 +139,7 @@ static uint32_t status_of(int result)
 static void refuse_head(dp_engine *engine, dp_conn *down, uint32_t status, const uint8_t *data,
                         size_t len)
 {
-    bool head = len >= 5 && memcmp(data, "HEAD ", 5) == 0;
+    bool head = data != NULL && len >= 5 && memcmp(data, "HEAD ", 5) == 0;
     down->exchange = (dp_exchange){.minor = 1, .method = head ? DP_M_HEAD : 0};
     down->state = DP_S_EXCHANGE;
     engine->stats->requests_total++;

@@ -128,7 +128,7 @@ static void record_write(const dp_engine *engine, const dp_conn *conn, uint8_t *
     memcpy(at, listener, name_len);
     memcpy(at + name_len, conn->client, conn->client_len);
     if (conn->in.len != 0)
-        memcpy(at + name_len + conn->client_len, dp_buffer_start(&conn->in), conn->in.len);
+        memcpy(at + name_len + conn->client_len, conn->in.data + conn->in.off, conn->in.len);
 }
 
 int dp_move_save(dp_engine *engine, uint32_t number, uint8_t *ret_records, size_t capacity,
