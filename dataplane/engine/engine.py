@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from dataplane.engine._native import ffi, lib
 from dataplane.model.errors import DataplaneError
-from dataplane.model.spec import AppSpec, RouteSpec, UpstreamSpec
+from dataplane.model.spec import AppSpec, ListenerSpec, RouteSpec, UpstreamSpec
 
 ABI: Final = 1
 
@@ -271,9 +271,21 @@ class _Builder:
                 ),
                 f"listener {listener.name}",
             )
+            self._trust(listener, listeners[listener.name])
         for number, route in enumerate(spec.routes):
             self._route(route, f"routes[{number}]")
         return listeners
+
+    def _trust(self, listener: ListenerSpec, index: int) -> None:
+        where = f"listener {listener.name}"
+        if listener.proxy_protocol:
+            _check(lib.dp_listener_expect_proxy(self._engine, index), where)
+        for network in listener.trusted_proxies:
+            address, _, bits = network.partition("/")
+            _check(
+                lib.dp_listener_trust(self._engine, index, address.encode(), int(bits)),
+                f"{where}, trusted network {network}",
+            )
 
     def _upstream(self, upstream: UpstreamSpec) -> int:
         where = f"upstream {upstream.name}"

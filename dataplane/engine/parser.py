@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import ipaddress
 from typing import Any, Final
 
 from dataplane.engine._native import ffi, lib
@@ -78,6 +79,9 @@ class RequestHead:
     keep_alive: bool
     expects_continue: bool
     has_upgrade: bool
+    upgrade: bytes
+    takes_trailers: bool
+    is_https: bool
     fields: tuple[Field, ...]
 
 
@@ -87,11 +91,21 @@ class ResponseHead:
 
     status: int
     reason: bytes
+    upgrade: bytes
     minor: int
     framing: Framing
     content_length: int | None
     keep_alive: bool
     fields: tuple[Field, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyHeader:
+    """What dp_proxy_parse found. `source` and `destination` are None where none is told."""
+
+    length: int
+    source: tuple[str, int] | None
+    destination: tuple[str, int] | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,43 +141,62 @@ class HeadEnd:
         return int(self._len[0])
 
 
+class Keep(enum.Enum):
+    """What is kept of a chunked body."""
+
+    BARE = lib.DP_CHUNKED_BARE
+    FRAMED = lib.DP_CHUNKED_FRAMED
+    TRAILERS = lib.DP_CHUNKED_TRAILERS
+
+
 class Chunked:
-    """A chunked body, in parts. With `keep_framing` what is kept is chunked again."""
+    """A chunked body, in parts: what is kept of it is as `keep` says."""
 
-    __slots__ = ("_keep_framing", "_kept", "_state", "_used")
+    __slots__ = ("_keep", "_kept", "_rest", "_state", "_used")
 
-    def __init__(self, *, keep_framing: bool) -> None:
-        self._keep_framing = keep_framing
+    def __init__(self, keep: Keep) -> None:
+        self._keep = keep.value
         self._state = ffi.new("dp_chunked *")
         self._used = ffi.new("size_t *")
         self._kept = ffi.new("size_t *")
+        self._rest = b""  # of a trailer field that has not ended
 
     def feed(self, data: bytes) -> ChunkedPart:
         """Takes the next bytes. Once it raised, or was complete, it stays so."""
-        room = bytearray(data)
+        room = bytearray(self._rest + data)
         with ffi.from_buffer(room, require_writable=True) as lent:
             result = lib.dp_chunked_feed(
-                self._state, lent, len(room), self._keep_framing, self._used, self._kept
+                self._state, lent, len(room), self._keep, self._used, self._kept
             )
         if result != lib.DP_NEED_MORE:
             _check(result)
+        used = int(self._used[0])
+        before, self._rest = len(self._rest), b""
+        if result == lib.DP_NEED_MORE:
+            self._rest, used = bytes(room[used:]), len(room)
         return ChunkedPart(
-            used=int(self._used[0]),
+            used=used - before,
             kept=bytes(room[: self._kept[0]]),
             complete=result == lib.DP_OK,
         )
 
 
 def parse_request(data: bytes, limits: Limits = DEFAULT_LIMITS) -> RequestHead:
-    """data is one whole head, as HeadEnd found it. Raises RefusedError."""
+    """data is one whole head, as HeadEnd found it. Raises RefusedError.
+
+    The path is in the one form in which it is routed and forwarded; the target is as it came.
+    """
     head = ffi.new("dp_request_head *")
     _check(lib.dp_request_parse(data, len(data), _c_limits(limits), head))
+    room = bytearray(data)
+    with ffi.from_buffer(room, require_writable=True) as lent:
+        _check(lib.dp_request_normalise(lent, head))
     return RequestHead(
         method=_cut(data, head.method_span),
         target=_cut(data, head.target),
         host=_cut(data, head.host),
         host_name=_cut(data, head.host_name),
-        path=_cut(data, head.path),
+        path=_cut(bytes(room), head.path),
         query=_cut(data, head.query),
         minor=head.minor,
         framing=Framing(head.framing),
@@ -171,8 +204,20 @@ def parse_request(data: bytes, limits: Limits = DEFAULT_LIMITS) -> RequestHead:
         keep_alive=bool(head.keep_alive),
         expects_continue=bool(head.expects_continue),
         has_upgrade=bool(head.has_upgrade),
+        upgrade=_cut(data, head.upgrade),
+        takes_trailers=bool(head.takes_trailers),
+        is_https=bool(head.is_https),
         fields=_fields(data, head),
     )
+
+
+def normalise_path(path: bytes) -> bytes:
+    """The one form of a request's path; native/src/dp_path.h tells it. Raises RefusedError."""
+    room = bytearray(path)
+    length = ffi.new("size_t *")
+    with ffi.from_buffer(room, require_writable=True) as lent:
+        _check(lib.dp_path_normalise(lent, len(room), length))
+    return bytes(room[: length[0]])
 
 
 def parse_response(
@@ -184,11 +229,33 @@ def parse_response(
     return ResponseHead(
         status=head.status,
         reason=_cut(data, head.reason),
+        upgrade=_cut(data, head.upgrade),
         minor=head.minor,
         framing=Framing(head.framing),
         content_length=None if head.content_length == _NOT_TOLD else head.content_length,
         keep_alive=bool(head.keep_alive),
         fields=_fields(data, head),
+    )
+
+
+def parse_proxy_header(data: bytes) -> ProxyHeader | None:
+    """A PROXY header at the start of data; None: more must come. Raises RefusedError."""
+    found = ffi.new("dp_proxy_header *")
+    result = lib.dp_proxy_parse(data, len(data), found)
+    if result == lib.DP_NEED_MORE:
+        return None
+    _check(result)
+
+    def shown(address: Any, port: int) -> tuple[str, int] | None:
+        size = {4: 4, 6: 16}.get(found.family)
+        if size is None:
+            return None
+        return str(ipaddress.ip_address(bytes(address[0:size]))), port
+
+    return ProxyHeader(
+        length=found.header_len,
+        source=shown(found.source, found.source_port),
+        destination=shown(found.destination, found.destination_port),
     )
 
 

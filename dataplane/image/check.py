@@ -44,6 +44,7 @@ _FORMATS: Final[dict[str, Callable[[Any], object]]] = {
     "host": values.host_pattern,
     "listen-address": values.listen_address,
     "method": values.method_name,
+    "network": values.network,
     "path": values.path_pattern,
     "redirect-target": values.redirect_target,
     "set-field-value": values.set_field_value,

@@ -28,6 +28,7 @@ from dataplane.image.values import (
     host_pattern,
     join_address,
     listen_address,
+    network,
     overlap,
     shown,
     size_bytes,
@@ -262,6 +263,7 @@ class _CrossCheck:
                 self._bind((*place, "bind"), listener["bind"])
             if listener.get("upstream") is not None:
                 self._upstream((*place, "upstream"), listener["upstream"])
+            self._trust(place, listener)
         if protocols == {"tcp"} and self._value["routes"]:
             hint = "a tcp listener names its upstream itself"
             self._find(("routes",), "routes need an http listener", hint, key=True)
@@ -269,6 +271,29 @@ class _CrossCheck:
             message = "an http listener needs routes"
             index = [(item or {}).get("protocol") for item in listeners].index("http")
             self._find(("listeners", index), message, "routes: [{match: {path: /}, upstream: ...}]")
+
+    def _trust(self, place: Place, listener: dict[str, Any]) -> None:
+        networks = listener.get("trusted_proxies") or []
+        told, proxied = (*place, "trusted_proxies"), (*place, "proxy_protocol")
+        if not {told, proxied}.isdisjoint(self._faulty) or "protocol" not in listener:
+            return
+        if listener.get("proxy_protocol") and not networks:
+            hint = "name the proxies in front: trusted_proxies: [10.0.0.0/8]"
+            self._find(
+                proxied, "a PROXY header is taken from trusted_proxies alone", hint, key=True
+            )
+        elif listener["protocol"] == "tcp" and networks and not listener.get("proxy_protocol"):
+            message = "a tcp listener hears of clients by the PROXY protocol alone"
+            self._find(told, message, "add proxy_protocol: true", key=True)
+        seen: dict[str, int] = {}
+        for index, text in enumerate(networks):
+            if text is None:
+                continue
+            if network(text) in seen:
+                line = place_of(self._node, (*told, seen[network(text)])).line
+                message = f"{shown(text)} is in the list twice"
+                self._find((*told, index), message, f"it stands in line {line} already")
+            seen.setdefault(network(text), index)
 
     def _has_routes(self) -> bool:
         """Whether routes are written, be they faulty or misspelt."""
@@ -387,6 +412,8 @@ def _lower(value: dict[str, Any]) -> AppSpec:
                 bind=listen_address(listener["bind"]),
                 protocol=listener["protocol"],
                 upstream=listener.get("upstream"),
+                proxy_protocol=listener["proxy_protocol"],
+                trusted_proxies=tuple(sorted(map(network, listener["trusted_proxies"]))),
             )
             for listener in value["listeners"]
         ),

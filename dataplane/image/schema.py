@@ -88,6 +88,25 @@ _LISTENER: Final = {
         },
         "protocol": {"title": "a protocol", "enum": ["http", "tcp"]},
         "upstream": {"title": "the name of an upstream", "type": "string"},
+        "proxy_protocol": {
+            "title": "true or false",
+            "description": "connections from trusted_proxies begin with a PROXY header (v1 or v2)",
+            "type": "boolean",
+            "default": False,
+        },
+        "trusted_proxies": {
+            "title": "a list of networks",
+            "description": "whose PROXY header, x-forwarded-* and forwarded are believed",
+            "type": "array",
+            "maxItems": 256,
+            "default": [],
+            "items": {
+                "title": "a network",
+                "type": "string",
+                "x-format": "network",
+                "x-hint": "write 10.0.0.0/8",
+            },
+        },
     },
     "if": {"properties": {"protocol": {"const": "tcp"}}, "required": ["protocol"]},
     "then": {"required": ["upstream"]},
@@ -95,7 +114,7 @@ _LISTENER: Final = {
         "if": {"properties": {"protocol": {"const": "http"}}, "required": ["protocol"]},
         "then": {"properties": {"upstream": {"not": {}}}},
     },
-    "x-not-yet": ["tls", "proxy_protocol", "trusted_proxies", "core", "hosts", "default"],
+    "x-not-yet": ["tls", "core", "hosts", "default"],
 }
 _MATCH: Final = {
     "title": "what to match",

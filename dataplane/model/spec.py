@@ -30,6 +30,8 @@ class ListenerSpec:
     bind: str  # "127.0.0.1:8080" or "[::1]:8080"; numeric, lower case; port 0 takes a free one
     protocol: Literal["http", "tcp"]
     upstream: str | None  # tcp only
+    proxy_protocol: bool = False  # a PROXY header comes first, from trusted_proxies alone
+    trusted_proxies: tuple[str, ...] = ()  # "10.0.0.0/8"; sorted
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

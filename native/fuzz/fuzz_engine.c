@@ -33,7 +33,7 @@ static const char *const requests[] = {
     "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n",
     "GET / HT",
     "TP/1.1\r\nhost: a\r\n\r\n",
-    "?",
+    "GET /up HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nearly",
 };
 
 static const char *const answers[] = {
@@ -50,7 +50,7 @@ static const char *const answers[] = {
     "HTTP/1.1 200 OK\r\ncontent-le",
     "ngth: 5\r\n\r\nhello",
     "HTTP/1.1 404 Not Found\r\ncontent-length: 5\r\n\r\nhello",
-    "HTTP/1.1 101 Switching\r\n\r\n",
+    "HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nearly",
     "?\r\n\r\n",
     "z",
 };

@@ -1,6 +1,6 @@
 /* fuzz_main: runs a libFuzzer target without libFuzzer, with gcc alone.
  *
- *   fuzz_TARGET SECONDS CORPUS CRASHES [SEED]
+ *   fuzz_TARGET SECONDS CORPUS CRASHES DICTIONARY [SEED]
  *
  * Every file of CORPUS is run as it is, then mutated copies of them for SECONDS. An input that
  * reaches code no other reached joins the ones in memory (gcc's trace-pc tells; it must not be on
@@ -28,6 +28,7 @@
 
 enum {
     INPUT_MAX = 4096,      /* heads and chunk lines are short; longer is only slower */
+    WORDS_MAX = 256,       /* of the dictionary */
     INPUTS_MAX = 8192,     /* in memory; beyond that new ones take the place of old ones */
     COVERAGE_SIZE = 65536, /* buckets of code edges */
     HANG_SECONDS = 10,     /* that a few thousand inputs may take together */
@@ -41,6 +42,8 @@ struct input {
 
 static struct input inputs[INPUTS_MAX];
 static size_t input_count;
+static struct input words[WORDS_MAX];
+static size_t word_count;
 static uint8_t reached[COVERAGE_SIZE];
 static size_t reached_count;
 static uintptr_t last_place;
@@ -129,64 +132,6 @@ static void run(const uint8_t *bytes, size_t len)
 
 static size_t mutate(uint8_t *bytes, size_t len)
 {
-    static const char *const WORDS[] = {"\r\n",
-                                        "\r\n\r\n",
-                                        "\r",
-                                        "\n",
-                                        " ",
-                                        "\t",
-                                        ":",
-                                        ";",
-                                        ",",
-                                        "=",
-                                        "\"",
-                                        "\\",
-                                        "/",
-                                        "?",
-                                        "#",
-                                        "%2e",
-                                        "%2f",
-                                        "%00",
-                                        "..",
-                                        "[::1]",
-                                        "@",
-                                        "*",
-                                        "0",
-                                        "10",
-                                        "ffffffffffffffff",
-                                        "9223372036854775808",
-                                        "\x7f",
-                                        "\xff",
-                                        "GET ",
-                                        "HEAD ",
-                                        "OPTIONS * ",
-                                        "CONNECT a:1 ",
-                                        " HTTP/1.1\r\n",
-                                        " HTTP/1.0\r\n",
-                                        "HTTP/1.1 204 N\r\n",
-                                        "HTTP/1.1 200 OK\r\n",
-                                        "HTTP/1.1 304 \r\n",
-                                        "http://a/",
-                                        "Host: a\r\n",
-                                        "Content-Length: 5\r\n",
-                                        "Content-Length: ",
-                                        "Transfer-Encoding: chunked\r\n",
-                                        "Transfer-Encoding: ",
-                                        "chunked",
-                                        "gzip",
-                                        "Connection: close\r\n",
-                                        "Connection: ",
-                                        "keep-alive",
-                                        "upgrade",
-                                        "Upgrade: x\r\n",
-                                        "Expect: 100-continue\r\n",
-                                        "X_Forwarded_For: b\r\n",
-                                        "TE: x\r\n",
-                                        "0\r\n\r\n",
-                                        "1\r\na\r\n",
-                                        "1;a=\"b\"\r\n",
-                                        "a: b\r\n",
-                                        " \r\n "};
     uint8_t piece[INPUT_MAX];
     const size_t rounds = 1 + below(4);
 
@@ -229,9 +174,9 @@ static size_t mutate(uint8_t *bytes, size_t len)
             break;
         }
         default: { /* a word */
-            const char *const word = WORDS[below(sizeof(WORDS) / sizeof(WORDS[0]))];
-            count = strlen(word);
-            memcpy(piece, word, count);
+            const struct input *const word = &words[below(word_count)];
+            count = word->len;
+            memcpy(piece, word->bytes, count);
             break;
         }
         }
@@ -277,6 +222,44 @@ static void load(const char *folder)
     }
 }
 
+/* A line of libFuzzer's dictionaries: "text", where \\, \" and \xHH are escapes. */
+static void learn(const char *line)
+{
+    uint8_t bytes[256];
+    size_t len = 0;
+
+    while (*++line != '"' && *line != '\0' && len < sizeof(bytes)) {
+        unsigned byte = (uint8_t)*line;
+        if (*line == '\\' && line[1] == 'x' && sscanf(line + 2, "%2x", &byte) == 1) {
+            line += 3;
+        } else if (*line == '\\') {
+            byte = (uint8_t)*++line;
+        }
+        bytes[len++] = (uint8_t)byte;
+    }
+    if (word_count < WORDS_MAX && (words[word_count].bytes = malloc(len + 1)) != NULL) {
+        memcpy(words[word_count].bytes, bytes, len);
+        words[word_count++].len = len;
+    }
+}
+
+static void load_words(const char *path)
+{
+    char line[1024];
+    FILE *const file = fopen(path, "r");
+
+    if (file == NULL) {
+        fprintf(stderr, "fuzz: %s: %s\n", path, strerror(errno));
+        exit(2);
+    }
+    while (fgets(line, sizeof(line), file) != NULL) {
+        if (line[0] == '"') {
+            learn(line);
+        }
+    }
+    fclose(file);
+}
+
 static double now(void)
 {
     struct timespec time;
@@ -290,13 +273,13 @@ int main(int argc, char **argv)
     uint8_t bytes[INPUT_MAX];
     uint64_t executions = 0;
 
-    if (argc < 4) {
-        fprintf(stderr, "usage: %s SECONDS CORPUS CRASHES [SEED]\n", argv[0]);
+    if (argc < 5) {
+        fprintf(stderr, "usage: %s SECONDS CORPUS CRASHES DICTIONARY [SEED]\n", argv[0]);
         return 2;
     }
     const double begin = now();
     const double seconds = strtod(argv[1], NULL);
-    const uint64_t seed = argc > 4 ? strtoull(argv[4], NULL, 0) : (uint64_t)(begin * 1e6);
+    const uint64_t seed = argc > 5 ? strtoull(argv[5], NULL, 0) : (uint64_t)(begin * 1e6);
     const char *const slash = strrchr(argv[0], '/');
     const char *const name = slash != NULL ? slash + 1 : argv[0];
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -314,6 +297,7 @@ int main(int argc, char **argv)
     signal(SIGALRM, on_signal);
 
     load(argv[2]);
+    load_words(argv[4]);
     const size_t seeds = input_count;
     for (size_t i = 0; i < seeds; i++, executions++) {
         alarm(HANG_SECONDS);
@@ -341,6 +325,9 @@ int main(int argc, char **argv)
            now() - last_new, seed);
     for (size_t i = 0; i < input_count; i++) {
         free(inputs[i].bytes);
+    }
+    for (size_t i = 0; i < word_count; i++) {
+        free(words[i].bytes);
     }
     return 0;
 }

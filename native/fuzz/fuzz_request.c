@@ -82,6 +82,45 @@ static void check_rewritten(const uint8_t *data, const dp_request_head *head)
     }
 }
 
+static bool is_dots(const uint8_t *at, size_t len)
+{
+    return (len == 1 && at[0] == '.') || (len == 2 && at[0] == '.' && at[1] == '.');
+}
+
+/* The path in its one form: stable, and without a way up. */
+static void check_path(const uint8_t *data, size_t len, const dp_request_head *head)
+{
+    static uint8_t copy[2048];
+    static dp_request_head same;
+    size_t again = 0;
+
+    memcpy(copy, data, len);
+    same = *head;
+    if (dp_request_normalise(copy, &same) != DP_OK) {
+        return;
+    }
+    const uint8_t *const path = copy + same.path.off;
+    hold(same.path.len > 0 && same.path.len <= head->path.len, "a form is no longer");
+    hold(path[0] == '/' || same.path.len == 1, "a form starts with a slash or is *");
+    for (size_t from = 0, at = 0; at <= same.path.len; at++) {
+        if (at == same.path.len || path[at] == '/') {
+            hold(!is_dots(path + from, at - from), "a form has no dot segment");
+            from = at + 1;
+        }
+    }
+    if (path[0] == '/') {
+        uint8_t *const once = malloc(same.path.len);
+        if (once == NULL) {
+            return;
+        }
+        memcpy(once, path, same.path.len);
+        hold(dp_path_normalise(once, same.path.len, &again) == DP_OK && again == same.path.len &&
+                 memcmp(once, path, again) == 0,
+             "a form is its own form");
+        free(once);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static dp_request_head head;
@@ -106,5 +145,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     check_target(data, &head);
     check_framing(data, &head);
     check_rewritten(data, &head);
+    check_path(data, len, &head);
     return 0;
 }

@@ -140,6 +140,10 @@ int dp_upstream_add(dp_engine *engine, const char *name, int balance, uint32_t c
                     uint32_t keepalive);
 int dp_endpoint_add(dp_engine *engine, int upstream, const char *address, uint16_t port);
 int dp_listener_add(dp_engine *engine, const char *name, int protocol, int upstream);
+/* Connections from trusted peers begin with a PROXY header, version 1 or 2; others do not. */
+int dp_listener_expect_proxy(dp_engine *engine, int listener);
+/* Peers in address/bits are trusted proxies: what they say of a client is believed. */
+int dp_listener_trust(dp_engine *engine, int listener, const char *address, uint32_t bits);
 int dp_route_add(dp_engine *engine, const dp_route_options *options);
 int dp_route_match_header(dp_engine *engine, int route, const char *name, const char *value);
 int dp_route_edit(dp_engine *engine, int route, int edit, const char *name, const char *value);
@@ -215,12 +219,16 @@ typedef struct {
     dp_span host_name; /* without the port; an IPv6 literal keeps its brackets */
     dp_span path;      /* from '/' up to '?', or "*"; never empty, may lie apart from query */
     dp_span query;     /* with its '?', or empty */
+    dp_span upgrade;   /* the protocol that is asked for and may be passed on; empty: none */
     uint32_t minor;    /* HTTP/1.minor */
     uint32_t framing;  /* DP_BODY_NONE, DP_BODY_LENGTH or DP_BODY_CHUNKED */
     uint64_t content_length;
     uint32_t keep_alive; /* may the connection go on after this exchange */
     uint32_t expects_continue;
     uint32_t has_upgrade;
+    uint32_t takes_trailers; /* TE: trailers */
+    uint32_t is_https;       /* the target is an https URI */
+    uint32_t path_is_plain;  /* the path has its one form already: see dp_request_normalise */
     uint32_t field_count;
     dp_field fields[256];
 } dp_request_head;
@@ -229,6 +237,7 @@ typedef struct {
     uint32_t head_len;
     uint32_t status;
     dp_span reason;
+    dp_span upgrade; /* of a 101: the one protocol that it switches to; empty: not told */
     uint32_t minor;
     uint32_t framing;        /* DP_BODY_*; NONE where status or method forbid a body */
     uint64_t content_length; /* as told, also where no body comes; UINT64_MAX: not told */
@@ -240,7 +249,8 @@ typedef struct {
 enum { DP_BODY_NONE = 0, DP_BODY_LENGTH = 1, DP_BODY_CHUNKED = 2, DP_BODY_CLOSE = 3 };
 
 enum {
-    DP_FIELD_DROP = 1 /* hop-by-hop by itself or named by Connection: not forwarded */
+    DP_FIELD_DROP = 1,     /* hop-by-hop by itself or named by Connection: not forwarded */
+    DP_FIELD_FORWARDED = 2 /* says where a request came from: x-forwarded-..., forwarded */
 };
 
 typedef struct {
@@ -259,9 +269,30 @@ int dp_head_end(const uint8_t *data, size_t len, const dp_head_limits *limits, u
  * meaningful after DP_OK. Spans are offsets into data. */
 int dp_request_parse(const uint8_t *data, size_t len, const dp_head_limits *limits,
                      dp_request_head *ret_head);
+/* Brings path[0..len), which begins with '/', into the one form in which it is routed and forwarded
+ * (dp_path.h tells it), in place: *ret_len is at most len. DP_OK, or DP_EMALFORMED: then what
+ * stands at path is scratch, and the request is refused. Borrowed for the call. */
+int dp_path_normalise(uint8_t *path, size_t len, size_t *ret_len);
+/* The same with the path of a head that dp_request_parse took from data: the second half of the
+ * judgement on a request. Its target is scratch afterwards. */
+int dp_request_normalise(uint8_t *data, dp_request_head *head);
 /* to_head: the response answers a HEAD request. */
 int dp_response_parse(const uint8_t *data, size_t len, const dp_head_limits *limits, int to_head,
                       dp_response_head *ret_head);
+
+typedef struct {
+    uint32_t header_len;
+    uint32_t family; /* 4 or 6; 0: no address is told, the peer speaks for itself */
+    uint8_t source[16];
+    uint8_t destination[16];
+    uint16_t source_port;
+    uint16_t destination_port;
+} dp_proxy_header;
+
+/* A PROXY header, version 1 or 2, at the start of data. DP_OK: *ret_header is set. DP_NEED_MORE,
+ * DP_EMALFORMED, DP_ETOOBIG (version 1: 107 bytes, version 2: 4096). data is borrowed for the
+ * call. */
+int dp_proxy_parse(const uint8_t *data, size_t len, dp_proxy_header *ret_header);
 
 typedef struct {
     uint64_t left;  /* data bytes left of the current chunk */
@@ -270,15 +301,21 @@ typedef struct {
     uint32_t overhead; /* bytes of extensions and trailers so far, bounded */
 } dp_chunked;          /* all zero: the start */
 
-/* Checks data as chunked framing and compacts it in place to what is forwarded: with keep_framing
- * the same framing without extensions and trailer fields (each byte kept is a byte of this call,
- * so size digits pass as they came, leading zeros too: at most 16); without it, the bare data.
- * *ret_used bytes were read, *ret_kept bytes stand at data now. DP_OK: the body is complete (bytes
- * beyond *ret_used are not its own). DP_NEED_MORE: all of data was used, possibly keeping none.
+enum {
+    DP_CHUNKED_BARE = 0,    /* the data alone */
+    DP_CHUNKED_FRAMED = 1,  /* the same framing without extensions and trailer fields */
+    DP_CHUNKED_TRAILERS = 2 /* and with the trailer fields that may go on */
+};
+
+/* Checks data as chunked framing and compacts it in place to what is forwarded, as keep says. Each
+ * byte kept is a byte of this call, so size digits pass as they came, leading zeros too: at most
+ * 16. *ret_used bytes were read, *ret_kept bytes stand at data now. DP_OK: the body is complete
+ * (bytes beyond *ret_used are not its own). DP_NEED_MORE: all of data was used but for a trailer
+ * field that has not ended, which is at most 8 KiB and must come again with more behind it.
  * DP_EMALFORMED, DP_ETOOBIG: poisoned, what stands at data is not to be forwarded. Resumes at any
  * byte. */
-int dp_chunked_feed(dp_chunked *state, uint8_t *data, size_t len, int keep_framing,
-                    size_t *ret_used, size_t *ret_kept);
+int dp_chunked_feed(dp_chunked *state, uint8_t *data, size_t len, int keep, size_t *ret_used,
+                    size_t *ret_kept);
 /* The route that a request head would take, or -1. For tests and tools; the engine's own lookup. */
 int dp_route_find(const dp_engine *engine, const uint8_t *data, const dp_request_head *head);
 

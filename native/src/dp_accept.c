@@ -1,8 +1,6 @@
 /* dp_accept: listening sockets, lent to the engine, and the connections that come from them. I/O.
  */
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -80,22 +78,6 @@ int dp_engine_pause(dp_engine *engine)
     return DP_OK;
 }
 
-static void client_text(dp_conn *conn, const struct sockaddr_storage *address)
-{
-    char text[INET6_ADDRSTRLEN] = "unknown";
-    if (address->ss_family == AF_INET) {
-        struct sockaddr_in v4;
-        memcpy(&v4, address, sizeof(v4));
-        (void)inet_ntop(AF_INET, &v4.sin_addr, text, sizeof(text));
-    } else if (address->ss_family == AF_INET6) {
-        struct sockaddr_in6 v6;
-        memcpy(&v6, address, sizeof(v6));
-        (void)inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof(text));
-    }
-    conn->client_len = (uint8_t)strnlen(text, sizeof(conn->client));
-    memcpy(conn->client, text, conn->client_len);
-}
-
 /* Says so, if there are words for it in this protocol; fd is still to be closed. */
 static void turn_away(dp_engine *engine, int fd, int protocol)
 {
@@ -134,7 +116,7 @@ static void accept_one(dp_engine *engine, const dp_attached *attached, int fd,
     conn->protocol = (uint8_t)protocol;
     conn->listener = (uint16_t)attached->listener;
     conn->io = DP_IO_READ | DP_IO_WRITE;
-    client_text(conn, address);
+    dp_client_accepted(engine, conn, address);
     if (dp_conn_watch(engine, conn) != DP_OK) {
         dp_conn_close(engine, conn);
         return;
@@ -142,6 +124,8 @@ static void accept_one(dp_engine *engine, const dp_attached *attached, int fd,
     if (full) {
         turn_away(engine, fd, protocol);
         dp_http_turn_away(engine, conn);
+    } else if (conn->trusted && engine->tables.listeners[conn->listener].expects_proxy) {
+        dp_proxy_accepted(engine, conn);
     } else if (protocol == DP_HTTP) {
         dp_http_accepted(engine, conn);
     } else {

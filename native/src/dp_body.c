@@ -1,7 +1,7 @@
 /* dp_body: what of some bytes belongs to a body, by any framing. Pure. */
 #include "dp_core.h"
 
-dp_body_step dp_body_feed(uint8_t framing, uint64_t *left, dp_chunked *chunked, bool keep_framing,
+dp_body_step dp_body_feed(uint8_t framing, uint64_t *left, dp_chunked *chunked, int keep,
                           uint8_t *data, size_t len)
 {
     dp_body_step step = {.used = len, .kept = len};
@@ -14,7 +14,7 @@ dp_body_step dp_body_feed(uint8_t framing, uint64_t *left, dp_chunked *chunked, 
         step.done = *left == 0;
         break;
     case DP_BODY_CHUNKED: {
-        int result = dp_chunked_feed(chunked, data, len, keep_framing, &step.used, &step.kept);
+        int result = dp_chunked_feed(chunked, data, len, keep, &step.used, &step.kept);
         step.done = result == DP_OK;
         if (result < 0)
             step.failure = result;

@@ -286,6 +286,53 @@ int dp_listener_add(dp_engine *engine, const char *name, int protocol, int upstr
     return (int)engine->tables.listener_count++;
 }
 
+static dp_listener *listener_at(dp_engine *engine, int index)
+{
+    DP_CHECK(engine->magic == DP_ENGINE_MAGIC);
+    if (engine->sealed || index < 0 || (uint32_t)index >= engine->tables.listener_count)
+        return NULL;
+    return &engine->tables.listeners[index];
+}
+
+int dp_listener_expect_proxy(dp_engine *engine, int index)
+{
+    dp_listener *listener = listener_at(engine, index);
+    if (listener == NULL)
+        return engine->sealed ? DP_ESTATE : DP_EINVAL;
+    listener->expects_proxy = true;
+    return DP_OK;
+}
+
+int dp_listener_trust(dp_engine *engine, int index, const char *address, uint32_t bits)
+{
+    dp_listener *listener = listener_at(engine, index);
+    if (listener == NULL)
+        return engine->sealed ? DP_ESTATE : DP_EINVAL;
+    if (listener->trusted == NULL)
+        listener->trusted = dp_arena_take(&engine->arena, DP_TRUSTED_MAX * sizeof(dp_network));
+    if (listener->trusted == NULL)
+        return DP_ENOMEM;
+    if (listener->trusted_count == DP_TRUSTED_MAX)
+        return DP_ETOOBIG;
+    if (!dp_network_make(address, bits, &listener->trusted[listener->trusted_count]))
+        return DP_EINVAL;
+    listener->trusted_count++;
+    return DP_OK;
+}
+
+/* In the form that requests' paths are brought into, or it would never match. */
+static int path_copy(dp_engine *engine, const char *path, dp_text *ret_text)
+{
+    size_t len = strlen(path);
+    char *copy = dp_arena_text(&engine->arena, path, len);
+    if (copy == NULL)
+        return DP_ENOMEM;
+    if (dp_path_normalise((uint8_t *)copy, len, &len) != DP_OK)
+        return DP_EINVAL;
+    *ret_text = (dp_text){.data = copy, .len = (uint32_t)len};
+    return DP_OK;
+}
+
 static int route_texts(dp_engine *engine, const dp_route_options *options, dp_route *route)
 {
     int result = DP_OK;
@@ -296,11 +343,9 @@ static int route_texts(dp_engine *engine, const dp_route_options *options, dp_ro
         result = text_copy(engine, host, strlen(host), &route->host);
     }
     if (result == DP_OK && options->path != NULL) {
-        size_t len = strlen(options->path);
-        if (len == 0 || options->path[0] != '/')
-            return DP_EINVAL;
-        route->prefix_path = options->path[len - 1] == '/';
-        result = text_copy(engine, options->path, len, &route->path);
+        result = path_copy(engine, options->path, &route->path);
+        if (result == DP_OK)
+            route->prefix_path = route->path.data[route->path.len - 1] == '/';
     }
     if (result == DP_OK && options->location != NULL)
         result = text_copy(engine, options->location, strlen(options->location), &route->location);

@@ -10,14 +10,13 @@
 /* Classes of dp_char_class. LF is in none of them, so a loop over a class stops at any line's end;
  * native/test/test_chars.c rebuilds the table from the grammar and compares. */
 enum {
-    DP_CH_TOKEN = 0x01,      /* RFC 9110 5.6.2: tchar */
-    DP_CH_HEX = 0x02,        /* RFC 5234 B.1: HEXDIG, either case */
-    DP_CH_TEXT = 0x04,       /* RFC 9110 5.5: HTAB, SP, VCHAR, obs-text */
-    DP_CH_PATH = 0x08,       /* stands for itself in a path; '%' is looked at apart */
-    DP_CH_QUERY = 0x10,      /* stands for itself in a query; '%' is looked at apart */
-    DP_CH_HOST = 0x20,       /* RFC 3986 2.3: unreserved; see dp_target.c on sub-delims */
-    DP_CH_UNDERSCORE = 0x40, /* '_' alone */
-    DP_CH_DOT = 0x80         /* '.' alone */
+    DP_CH_TOKEN = 0x01,     /* RFC 9110 5.6.2: tchar */
+    DP_CH_HEX = 0x02,       /* RFC 5234 B.1: HEXDIG, either case */
+    DP_CH_TEXT = 0x04,      /* RFC 9110 5.5: HTAB, SP, VCHAR, obs-text */
+    DP_CH_PATH = 0x08,      /* stands for itself in a path; '%' is looked at apart */
+    DP_CH_QUERY = 0x10,     /* stands for itself in a query; '%' is looked at apart */
+    DP_CH_HOST = 0x20,      /* RFC 3986 2.3: unreserved; see dp_target.c on sub-delims */
+    DP_CH_UNDERSCORE = 0x40 /* '_' alone */
 };
 
 extern const uint8_t dp_char_class[256];

@@ -1,18 +1,19 @@
 /* dp_chunked: the chunked transfer coding (RFC 9112 7.1). Pure: no I/O, no allocation.
  *
  * Checks while it compacts in place. With framing kept, each byte that goes out stands for the same
- * byte of the same call: digits, CR, LF and data pass as they come, extensions and trailer fields
- * do not. So the output never needs room that this call's input did not bring, and nothing is held
- * back from one call to the next. Only data is moved in bulk; sizes and the rest go byte by byte.
- */
+ * byte of the same call: digits, CR, LF and data pass as they come, extensions do not. So the
+ * output never needs room that this call's input did not bring, and nothing is held back here from
+ * one call to the next: of the trailer section only whole lines are used, for a name must be known
+ * before its line may go out. Only data and trailer lines are moved in bulk; sizes and the rest go
+ * byte by byte. */
 #include <stdbool.h>
 #include <string.h>
 
 #include "dp.h"
 #include "dp_chars.h"
+#include "dp_trailer.h"
 
-/* Extensions and trailer fields of one body together. They carry nothing that is passed on, so a
- * body that is mostly made of them only costs time; 8 KiB is what is usual for a whole head. */
+/* Extensions and trailer fields of one body together: 8 KiB is what is usual for a whole head. */
 enum { OVERHEAD_MAX = 8 * 1024 };
 
 /* A 64-bit size in hexadecimal; more digits could only be leading zeros. */
@@ -32,10 +33,7 @@ enum phase {
     PH_DATA,
     PH_DATA_CR,
     PH_DATA_LF,
-    PH_TRAILER, /* the first byte of a trailer field, or the CR of the last line */
-    PH_TRAILER_NAME,
-    PH_TRAILER_VALUE,
-    PH_TRAILER_LF,
+    PH_TRAILER, /* a trailer field, or the CR of the last line */
     PH_LAST_LF,
     PH_DONE,
     PH_POISONED
@@ -133,35 +131,37 @@ static enum fate extension_byte(dp_chunked *chunked, uint8_t byte, enum phase ph
     return REFUSE;
 }
 
-/* A byte of the trailer section (RFC 9112 7.1.2, 5): field lines as strict as in a head. */
-static enum fate trailer_byte(dp_chunked *chunked, uint8_t byte, enum phase phase)
+/* The field line at data[0..len), as strict as in a head (RFC 9112 7.1.2, 5). DP_OK: its length
+ * with CR LF, and that of its name. DP_NEED_MORE: it has not ended, and is right so far. */
+static int trailer_line(const uint8_t *data, size_t len, size_t *ret_name, size_t *ret_len)
 {
-    const unsigned class = dp_char_class[byte];
+    size_t at = 0;
 
-    switch ((int)phase) {
-    case PH_TRAILER:
-        if (byte == '\r') {
-            chunked->state = pack(PH_LAST_LF, 0);
-            return KEEP;
-        }
-        chunked->state = pack(PH_TRAILER_NAME, 0);
-        return (class & DP_CH_TOKEN) != 0 ? STRIP : REFUSE;
-    case PH_TRAILER_NAME:
-        if (byte == ':') {
-            chunked->state = pack(PH_TRAILER_VALUE, 0);
-            return STRIP;
-        }
-        return (class & DP_CH_TOKEN) != 0 ? STRIP : REFUSE;
-    case PH_TRAILER_VALUE:
-        if (byte == '\r') {
-            chunked->state = pack(PH_TRAILER_LF, 0);
-            return STRIP;
-        }
-        return (class & DP_CH_TEXT) != 0 ? STRIP : REFUSE;
-    default: /* PH_TRAILER_LF */
-        chunked->state = pack(PH_TRAILER, 0);
-        return byte == '\n' ? STRIP : REFUSE;
+    while (at < len && dp_is_class(data[at], DP_CH_TOKEN)) {
+        at++;
     }
+    if (at == len) {
+        return DP_NEED_MORE;
+    }
+    if (at == 0 || data[at] != ':') {
+        return DP_EMALFORMED;
+    }
+    const size_t name_len = at++;
+    while (at < len && dp_is_class(data[at], DP_CH_TEXT)) {
+        at++;
+    }
+    if (at < len && data[at] != '\r') {
+        return DP_EMALFORMED;
+    }
+    if (len - at < 2) {
+        return DP_NEED_MORE;
+    }
+    if (data[at + 1] != '\n') {
+        return DP_EMALFORMED;
+    }
+    *ret_name = name_len;
+    *ret_len = at + 2;
+    return DP_OK;
 }
 
 /* Judges one byte of framing: anything but data. */
@@ -188,11 +188,9 @@ static enum fate framing_byte(dp_chunked *chunked, uint8_t byte)
     case PH_DATA_LF:
         chunked->state = pack(PH_SIZE, 0);
         return byte == '\n' ? KEEP : REFUSE;
-    case PH_TRAILER:
-    case PH_TRAILER_NAME:
-    case PH_TRAILER_VALUE:
-    case PH_TRAILER_LF:
-        return trailer_byte(chunked, byte, phase);
+    case PH_TRAILER: /* the CR of the last line */
+        chunked->state = pack(PH_LAST_LF, 0);
+        return KEEP;
     case PH_LAST_LF:
         chunked->state = pack(PH_DONE, 0);
         return byte == '\n' ? KEEP : REFUSE;
@@ -210,32 +208,73 @@ static int poison(dp_chunked *chunked, int result)
     return result;
 }
 
-int dp_chunked_feed(dp_chunked *state, uint8_t *data, size_t len, int keep_framing,
-                    size_t *ret_used, size_t *ret_kept)
+/* Takes data as far as it goes, at most what is left of the chunk. */
+static void take_data(dp_chunked *state, uint8_t *data, size_t len, size_t *used, size_t *kept)
+{
+    const size_t rest = len - *used;
+    const size_t count = state->left < rest ? (size_t)state->left : rest;
+
+    if (*kept != *used) {
+        memmove(data + *kept, data + *used, count);
+    }
+    *used += count;
+    *kept += count;
+    state->left -= count;
+    state->total += count;
+    if (state->left == 0) {
+        state->state = PH_DATA_CR;
+    }
+}
+
+/* Takes a trailer field if all of its line is here. */
+static int take_trailer(dp_chunked *state, uint8_t *data, size_t len, int keep, size_t *used,
+                        size_t *kept)
+{
+    uint8_t *const line = data + *used;
+    const size_t rest = len - *used;
+    const size_t room = OVERHEAD_MAX - state->overhead;
+    size_t name_len;
+    size_t line_len;
+
+    /* Judged by what the limit has room for, so that the verdict does not depend on the splits. */
+    const int result = trailer_line(line, rest < room ? rest : room, &name_len, &line_len);
+    if (result != DP_OK) {
+        return result == DP_NEED_MORE && rest > room ? DP_ETOOBIG : result;
+    }
+    if (keep == DP_CHUNKED_TRAILERS && dp_trailer_may_pass(line, name_len)) {
+        memmove(data + *kept, line, line_len);
+        *kept += line_len;
+    }
+    *used += line_len;
+    state->overhead += (uint32_t)line_len;
+    return DP_OK;
+}
+
+int dp_chunked_feed(dp_chunked *state, uint8_t *data, size_t len, int keep, size_t *ret_used,
+                    size_t *ret_kept)
 {
     size_t used = 0;
     size_t kept = 0;
 
     while (used < len && state->state != PH_DONE) {
         if (state->state == PH_DATA) {
-            const size_t rest = len - used;
-            const size_t count = state->left < rest ? (size_t)state->left : rest;
-            if (kept != used) {
-                memmove(data + kept, data + used, count);
+            take_data(state, data, len, &used, &kept);
+            continue;
+        }
+        if (state->state == PH_TRAILER && data[used] != '\r') {
+            const int result = take_trailer(state, data, len, keep, &used, &kept);
+            if (result == DP_NEED_MORE) {
+                break;
             }
-            used += count;
-            kept += count;
-            state->left -= count;
-            state->total += count;
-            if (state->left == 0) {
-                state->state = PH_DATA_CR;
+            if (result != DP_OK) {
+                return poison(state, result);
             }
             continue;
         }
         const uint8_t byte = data[used++];
         switch (framing_byte(state, byte)) {
         case KEEP:
-            if (keep_framing) {
+            if (keep != DP_CHUNKED_BARE) {
                 data[kept++] = byte;
             }
             break;

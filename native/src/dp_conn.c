@@ -362,7 +362,7 @@ int dp_conn_flush(dp_engine *engine, dp_conn *conn)
 {
     if (conn->out.len == 0 || (conn->io & DP_IO_WRITE) == 0)
         return 0;
-    struct iovec one = {.iov_base = conn->out.data + conn->out.off, .iov_len = conn->out.len};
+    struct iovec one = {.iov_base = dp_buffer_start(&conn->out), .iov_len = conn->out.len};
     struct iovec *iov = &one;
     int count = 1;
     int result = write_some(engine, conn, &iov, &count);
@@ -407,7 +407,9 @@ void dp_conn_handle(dp_engine *engine, dp_conn *conn)
         return;
     if (down->state == DP_S_FROZEN || down->state == DP_S_HELD || down->state == DP_S_DEAD)
         return;
-    if (down->protocol == DP_HTTP)
+    if (down->state == DP_S_PROXY)
+        dp_proxy_pump(engine, down);
+    else if (down->protocol == DP_HTTP)
         dp_http_pump(engine, down);
     else
         dp_tcp_pump(engine, down);
@@ -441,7 +443,9 @@ void dp_conn_timeout(dp_engine *engine, dp_conn *conn)
         dp_timer_set(engine, conn, 100); /* a moment: it is about to change process */
         return;
     }
-    if (conn->protocol == DP_HTTP)
+    if (conn->state == DP_S_PROXY)
+        dp_conn_close(engine, conn);
+    else if (conn->protocol == DP_HTTP)
         dp_http_timeout(engine, conn);
     else
         dp_tcp_timeout(engine, conn);

@@ -29,6 +29,7 @@ enum {
     DP_ENDPOINTS_MAX = 256,  /* of one upstream; a mask of tried ones has a bit each */
     DP_LISTENERS_MAX = 64,
     DP_ROUTES_MAX = 4096,
+    DP_TRUSTED_MAX = 256,     /* networks of one listener */
     DP_ATTACHED_MAX = 256,    /* listening sockets lent to one process */
     DP_READ_MAX = 256 * 1024, /* one read of a body; also the most that waits for a slow peer */
     DP_READ_MIN = 16 * 1024,
@@ -105,10 +106,18 @@ typedef struct dp_upstream {
     int balance;
 } dp_upstream;
 
+typedef struct dp_network {
+    uint8_t address[16]; /* IPv4 in its IPv6-mapped form */
+    uint8_t bits;
+} dp_network;
+
 typedef struct dp_listener {
     char name[DP_NAME_MAX + 1];
     int protocol;
     int upstream; /* tcp */
+    dp_network *trusted;
+    uint32_t trusted_count;
+    bool expects_proxy; /* from trusted peers */
 } dp_listener;
 
 typedef struct dp_tables {
@@ -135,10 +144,11 @@ enum dp_role { DP_DOWN = 1, DP_UP = 2 };
 
 enum dp_state {
     DP_S_FREE = 0,
+    DP_S_PROXY,      /* down: its PROXY header must come first */
     DP_S_IDLE,       /* down: between exchanges, nothing read yet; up: in its pool */
     DP_S_HEAD,       /* down: part of a request head is here */
     DP_S_EXCHANGE,   /* down: a request is being answered; up: it serves its peer */
-    DP_S_TUNNEL,     /* tcp, both sides */
+    DP_S_TUNNEL,     /* tcp, both sides; http after an upgrade */
     DP_S_CONNECTING, /* up */
     DP_S_LINGER,     /* down: answered and half-closed, input is thrown away until it ends */
     DP_S_FROZEN,     /* down: saved, out of epoll, waits for the commit */
@@ -175,6 +185,7 @@ typedef struct dp_exchange {
     uint64_t tried[DP_ENDPOINTS_MAX / 64];
     int32_t upstream;
     uint32_t method;
+    uint32_t upgrade; /* dp_upgrade_mark of the protocol that was asked for; 0: none */
     uint8_t request_framing;
     uint8_t response_framing;
     uint8_t minor; /* the client's HTTP/1.minor */
@@ -185,8 +196,10 @@ typedef struct dp_exchange {
     bool may_send;   /* the client was not told yet that no other request is read */
     bool reusable;   /* upstream, after this exchange */
     bool expects_continue;
-    bool again;     /* sent once more: over a new connection only */
-    dp_buffer sent; /* the whole request, while it may be sent again */
+    uint8_t request_keep;  /* DP_CHUNKED_: of the request's framing */
+    uint8_t response_keep; /* of the response's */
+    bool again;            /* sent once more: over a new connection only */
+    dp_buffer sent;        /* the whole request, while it may be sent again */
 } dp_exchange;
 
 typedef struct dp_conn dp_conn;
@@ -216,8 +229,10 @@ struct dp_conn {
     dp_conn *next;      /* ready queue, pool, movable list or dead list */
     dp_conn *prev;      /* pool and movable list */
     uint64_t frozen_us; /* when it was taken out of service, for the stall */
-    char client[46];    /* down: text of the address, as x-forwarded-for shows it */
+    char client[46];    /* down: text of the client's address, behind trusted proxies */
     uint8_t client_len;
+    bool trusted;         /* down: the peer is a trusted proxy */
+    uint8_t address[16];  /* down: the peer's, or what its PROXY header told */
     dp_exchange exchange; /* down */
 };
 
@@ -322,6 +337,12 @@ void dp_buffer_consume(dp_engine *engine, dp_buffer *buffer, size_t len); /* fre
 void dp_buffer_free(dp_engine *engine, dp_buffer *buffer);
 void dp_buffers_trim(dp_engine *engine, bool all);
 
+/* The first unread byte; NULL where there is no buffer, to which C lets nobody add, not even 0. */
+static inline uint8_t *dp_buffer_start(const dp_buffer *buffer)
+{
+    return buffer->data != NULL ? buffer->data + buffer->off : NULL;
+}
+
 /* --- dp_timer -------------------------------------------------------------------------------- */
 
 uint64_t dp_clock_ms(void);
@@ -392,6 +413,38 @@ int dp_balance_pick(int balance, const uint32_t *active, uint32_t count, const u
 /* --- codecs ----------------------------------------------------------------------------------- */
 
 void dp_http_accepted(dp_engine *engine, dp_conn *down);
+/* --- dp_client: who a connection comes from */
+
+bool dp_address_parse(const char *text, uint8_t ret_address[16]);
+size_t dp_address_text(const uint8_t address[16], char ret_text[46]);
+bool dp_network_make(const char *address, uint32_t bits, dp_network *ret_network);
+bool dp_network_has(const dp_network *network, const uint8_t address[16]);
+/* Each sets address, client and trusted, the last by conn->listener. */
+void dp_client_set(const dp_engine *engine, dp_conn *conn, const uint8_t address[16]);
+void dp_client_accepted(const dp_engine *engine, dp_conn *conn,
+                        const struct sockaddr_storage *peer);
+void dp_client_moved(const dp_engine *engine, dp_conn *conn, const uint8_t *text, size_t len);
+/* For a trusted peer: the client of this request, by its x-forwarded-for. */
+void dp_client_walk(const dp_engine *engine, dp_conn *conn, const uint8_t *data,
+                    const dp_request_head *head);
+void dp_client_reset(dp_conn *conn); /* between requests: the peer itself */
+
+/* --- dp_proxy: PROXY headers */
+
+void dp_proxy_accepted(dp_engine *engine, dp_conn *down);
+void dp_proxy_pump(dp_engine *engine, dp_conn *down);
+
+/* --- dp_linger: the end of a connection that may still be sending */
+
+void dp_linger_begin(dp_engine *engine, dp_conn *down); /* ends our side */
+void dp_linger_pump(dp_engine *engine, dp_conn *down);  /* reads on for a while, then closes */
+
+/* --- dp_tunnel ------------------------------------------------------------------------------- */
+
+/* data[0..len) begins with the 101 in engine->response. DP_OK: down and its peer are a tcp tunnel
+ * now. DP_EMALFORMED: it is no answer to what was asked. DP_ESYSTEM: a side is gone. */
+int dp_tunnel_begin(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len);
+
 void dp_http_turn_away(dp_engine *engine, dp_conn *down); /* answered already: only lingers */
 void dp_http_pump(dp_engine *engine, dp_conn *down);
 void dp_http_timeout(dp_engine *engine, dp_conn *down);
@@ -410,9 +463,10 @@ typedef struct dp_body_step {
     int failure; /* DP_OK or a negative result */
 } dp_body_step;
 
-/* Takes what belongs to the body at data[0..len); chunked framing is compacted in place. left and
- * chunked are the body's state. */
-dp_body_step dp_body_feed(uint8_t framing, uint64_t *left, dp_chunked *chunked, bool keep_framing,
+/* Takes what belongs to the body at data[0..len); chunked framing is compacted in place, to what
+ * keep (DP_CHUNKED_) says. left and chunked are the body's state. Of an unfinished body all is used
+ * but a trailer field that has not ended. */
+dp_body_step dp_body_feed(uint8_t framing, uint64_t *left, dp_chunked *chunked, int keep,
                           uint8_t *data, size_t len);
 
 /* --- dp_head: heads and answers that go out --------------------------------------------------- */
@@ -421,6 +475,9 @@ size_t dp_head_request(dp_engine *engine, const dp_conn *down, const uint8_t *da
                        const dp_request_head *head, const dp_route *route); /* 0: too large */
 size_t dp_head_response(dp_engine *engine, const dp_conn *down, const uint8_t *data,
                         const dp_response_head *head); /* 0: too large */
+/* The head of a 101 whose protocol was asked for. */
+size_t dp_head_switching(dp_engine *engine, const dp_conn *down, const uint8_t *data,
+                         const dp_response_head *head); /* 0: too large */
 size_t dp_head_interim(dp_engine *engine, const uint8_t *data, const dp_response_head *head);
 /* A whole answer of our own. */
 typedef struct dp_answer {

@@ -108,19 +108,23 @@ static uint16_t field_id(const uint8_t *name, size_t len)
     }
 }
 
+/* X-Forwarded- and whatever follows: proxies tell each other by it where a request came from. */
+static bool says_where_from(const uint8_t *name, size_t len)
+{
+    return len > 12 && (name[0] | 0x20) == 'x' && token_is(name, "x-forwarded-", 12);
+}
+
 /* An upstream that turns names into variables (CGI, WSGI) reads "X_Forwarded_For" as
  * "X-Forwarded-For". So a name that only differs from one of ours by '_' for '-' is not passed. */
 static bool is_lookalike(const uint8_t *name, size_t len)
 {
     uint8_t dashed[17]; /* the longest name of field_id */
 
-    if (len > sizeof(dashed)) {
-        return false;
-    }
-    for (size_t i = 0; i < len; i++) {
+    for (size_t i = 0; i < len && i < sizeof(dashed); i++) {
         dashed[i] = name[i] == '_' ? '-' : name[i];
     }
-    return field_id(dashed, len) != DP_F_OTHER;
+    return says_where_from(dashed, len) ||
+           (len <= sizeof(dashed) && field_id(dashed, len) != DP_F_OTHER);
 }
 
 /* Fields that a Connection option cannot remove: RFC 9110 7.6.1 forbids options that name what is
@@ -151,13 +155,19 @@ static bool is_end_to_end(const uint8_t *name, size_t len)
         "max-forwards",
         "origin",
         "pragma",
+        "prefer",
+        "priority",
+        "proxy-authenticate",
+        "proxy-authorization",
         "range",
         "referer",
         "retry-after",
         "server",
         "set-cookie",
+        "strict-transport-security",
         "traceparent",
         "tracestate",
+        "trailer",
         "user-agent",
         "vary",
         "via",
@@ -166,7 +176,8 @@ static bool is_end_to_end(const uint8_t *name, size_t len)
         "x-request-id",
         "x-real-ip",
     };
-    static const char *const PREFIXES[] = {"x-forwarded-", "content-", "if-", "sec-"};
+    static const char *const PREFIXES[] = {"x-forwarded-", "content-", "if-", "sec-",
+                                           "access-control-"};
 
     for (size_t i = 0; i < sizeof(PREFIXES) / sizeof(PREFIXES[0]); i++) {
         const size_t prefix_len = strlen(PREFIXES[i]);
@@ -244,6 +255,25 @@ static int note_codings(struct dp_facts *facts, const uint8_t *at, const uint8_t
     }
 }
 
+/* RFC 9110 10.1.4: TE names codings with weights, or just "trailers". */
+static void note_te(struct dp_facts *facts, const uint8_t *at, const uint8_t *end)
+{
+    while (at < end) {
+        while (at < end && (dp_is_blank(*at) || *at == ',')) {
+            at++;
+        }
+        const uint8_t *const coding = at;
+        while (at < end && *at != ',') {
+            at++;
+        }
+        const uint8_t *last = at;
+        while (last > coding && dp_is_blank(last[-1])) {
+            last--;
+        }
+        facts->takes_trailers |= fold_is(coding, (size_t)(last - coding), "trailers");
+    }
+}
+
 /* Takes the next option of a Connection value from *at. *ret_len is 0 for an empty element.
  * Returns false if there is something that is not a token. */
 static bool next_option(const uint8_t **at, const uint8_t *end, const uint8_t **ret_option,
@@ -289,6 +319,8 @@ static int note_options(struct dp_facts *facts, const uint8_t *at, const uint8_t
             facts->options |= DP_OPTION_KEEP_ALIVE;
         } else if (len == 5 && token_is(option, "close", 5)) {
             facts->options |= DP_OPTION_CLOSE;
+        } else if (len == 7 && token_is(option, "upgrade", 7)) {
+            facts->options |= DP_OPTION_UPGRADE;
         } else {
             facts->options |= DP_OPTION_NAME;
         }
@@ -360,11 +392,21 @@ static int note_field(struct dp_facts *facts, dp_field *field, const uint8_t *va
         facts->expects_continue = fold_is(value, (size_t)(end - value), "100-continue");
         return DP_OK;
     case DP_F_UPGRADE:
-        facts->has_upgrade = true;
+        facts->upgrade_count++;
+        facts->upgrade = dp_span_of(facts->data, value, end);
         field->flags = DP_FIELD_DROP;
         return DP_OK;
     case DP_F_TE:
-    case DP_F_TRAILER:
+        field->flags = DP_FIELD_DROP;
+        note_te(facts, value, end);
+        return DP_OK;
+    case DP_F_FORWARDED:
+    case DP_F_X_FORWARDED_FOR:
+    case DP_F_X_FORWARDED_PROTO:
+    case DP_F_X_FORWARDED_HOST:
+    case DP_F_X_FORWARDED_PORT:
+        field->flags = DP_FIELD_FORWARDED;
+        return DP_OK;
     case DP_F_KEEP_ALIVE:
     case DP_F_PROXY_CONNECTION:
     case DP_F_PROXY:
@@ -423,6 +465,8 @@ int dp_fields_parse(struct dp_facts *facts, const uint8_t *at, const uint8_t *en
             if (result != DP_OK) {
                 return result;
             }
+        } else if (says_where_from(name, name_len)) {
+            field->flags = DP_FIELD_FORWARDED;
         } else if ((seen & DP_CH_UNDERSCORE) != 0 && facts->is_request &&
                    is_lookalike(name, name_len)) {
             field->flags = DP_FIELD_DROP;

@@ -8,7 +8,7 @@
 #include "dp.h"
 
 enum { DP_CODING_CHUNKED = 1, DP_CODING_OTHER = 2 };
-enum { DP_OPTION_CLOSE = 1, DP_OPTION_KEEP_ALIVE = 2, DP_OPTION_NAME = 4 };
+enum { DP_OPTION_CLOSE = 1, DP_OPTION_KEEP_ALIVE = 2, DP_OPTION_NAME = 4, DP_OPTION_UPGRADE = 8 };
 
 /* What the fields of one head say together. */
 struct dp_facts {
@@ -23,7 +23,9 @@ struct dp_facts {
     uint32_t option_count;
     uint32_t expect_count;
     bool expects_continue;
-    bool has_upgrade;
+    uint32_t upgrade_count;
+    dp_span upgrade; /* the last one's value */
+    bool takes_trailers;
     bool has_host;
     dp_span host;
     dp_span host_name;

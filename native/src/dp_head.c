@@ -6,54 +6,22 @@
 #include <time.h>
 
 #include "dp_core.h"
+#include "dp_forward.h"
+#include "dp_write.h"
 
-typedef struct writer {
-    uint8_t *at;
-    uint8_t *end;
-    bool full;
-} writer;
-
-static writer writer_init(dp_engine *engine)
+static dp_writer writer_init(dp_engine *engine)
 {
-    return (writer){.at = engine->head_buffer,
-                    .end = engine->head_buffer + engine->head_buffer_size};
+    return (dp_writer){.at = engine->head_buffer,
+                       .end = engine->head_buffer + engine->head_buffer_size};
 }
 
-static void put(writer *out, const void *data, size_t len)
-{
-    if (len == 0)
-        return;
-    if ((size_t)(out->end - out->at) < len) {
-        out->full = true;
-        return;
-    }
-    memcpy(out->at, data, len);
-    out->at += len;
-}
-
-static void put_text(writer *out, const char *text)
-{
-    put(out, text, strlen(text));
-}
-
-static void put_number(writer *out, uint64_t number)
-{
-    char digits[20];
-    size_t at = sizeof(digits);
-    do {
-        digits[--at] = (char)('0' + number % 10);
-        number /= 10;
-    } while (number != 0);
-    put(out, digits + at, sizeof(digits) - at);
-}
-
-static size_t written(const dp_engine *engine, const writer *out)
+static size_t written(const dp_engine *engine, const dp_writer *out)
 {
     return out->full ? 0 : (size_t)(out->at - engine->head_buffer);
 }
 
 /* True if an edit of the route takes this field away, by removing or by setting it. */
-static bool edited(const dp_edit *edits, const uint8_t *name, uint32_t len)
+bool dp_is_edited(const dp_edit *edits, const uint8_t *name, uint32_t len)
 {
     for (const dp_edit *edit = edits; edit != NULL; edit = edit->next)
         if (edit->name.len == len && dp_equal_fold(name, (const uint8_t *)edit->name.data, len))
@@ -61,31 +29,32 @@ static bool edited(const dp_edit *edits, const uint8_t *name, uint32_t len)
     return false;
 }
 
-static void put_edits(writer *out, const dp_edit *edits)
+static void put_edits(dp_writer *out, const dp_edit *edits)
 {
     for (const dp_edit *edit = edits; edit != NULL; edit = edit->next)
-        put(out, edit->line.data, edit->line.len);
+        dp_put(out, edit->line.data, edit->line.len);
 }
 
 /* Copies the fields that keep says yes to, neighbours in one piece. */
-static void put_fields(writer *out, const uint8_t *data, const dp_field *fields, uint32_t count,
-                       uint32_t head_len, uint32_t dropped_ids, const dp_edit *edits)
+static void put_fields(dp_writer *out, const uint8_t *data, const dp_field *fields, uint32_t count,
+                       uint32_t head_len, uint32_t dropped_ids, uint16_t dropped_flags,
+                       const dp_edit *edits)
 {
     uint32_t run = 0; /* where the current run begins; 0: none (a field never starts there) */
     for (uint32_t i = 0; i < count; i++) {
         const dp_field *field = &fields[i];
-        bool drop = (field->flags & DP_FIELD_DROP) != 0 ||
+        bool drop = (field->flags & dropped_flags) != 0 ||
                     (field->id != DP_F_OTHER && (dropped_ids >> field->id & 1) != 0) ||
-                    (edits != NULL && edited(edits, data + field->name.off, field->name.len));
+                    (edits != NULL && dp_is_edited(edits, data + field->name.off, field->name.len));
         if (drop && run != 0) {
-            put(out, data + run, field->name.off - run);
+            dp_put(out, data + run, field->name.off - run);
             run = 0;
         } else if (!drop && run == 0) {
             run = field->name.off;
         }
     }
     if (run != 0)
-        put(out, data + run, head_len - 2 - run);
+        dp_put(out, data + run, head_len - 2 - run);
 }
 
 static uint64_t mix(uint64_t value)
@@ -97,7 +66,7 @@ static uint64_t mix(uint64_t value)
     return value ^ value >> 31;
 }
 
-static void put_request_id(writer *out, dp_engine *engine)
+static void put_request_id(dp_writer *out, dp_engine *engine)
 {
     static const char hex[] = "0123456789abcdef";
     char text[32];
@@ -108,9 +77,9 @@ static void put_request_id(writer *out, dp_engine *engine)
         text[i] = hex[high >> (60 - 4 * i) & 15];
         text[16 + i] = hex[low >> (60 - 4 * i) & 15];
     }
-    put(out, "x-request-id: ", 14);
-    put(out, text, sizeof(text));
-    put(out, "\r\n", 2);
+    dp_put(out, "x-request-id: ", 14);
+    dp_put(out, text, sizeof(text));
+    dp_put(out, "\r\n", 2);
 }
 
 /* A client's own id is kept where it is short and plain, so that it can stand in any log. */
@@ -128,38 +97,34 @@ static bool id_is_plain(const uint8_t *id, uint32_t len)
     return true;
 }
 
-enum {
-    REQUEST_DROPS = 1u << DP_F_FORWARDED | 1u << DP_F_X_FORWARDED_FOR |
-    1u << DP_F_X_FORWARDED_PROTO | 1u << DP_F_X_FORWARDED_HOST | 1u << DP_F_X_FORWARDED_PORT
-};
-
 /* A field of ours, unless the route's edits have taken its place. */
-static void put_own(writer *out, const dp_edit *edits, const char *name, const uint8_t *value,
-                    size_t len)
+void dp_put_own(dp_writer *out, const dp_edit *edits, const char *name, const uint8_t *value,
+                size_t len)
 {
     size_t name_len = strlen(name);
-    if (edits != NULL && edited(edits, (const uint8_t *)name, (uint32_t)name_len))
+    if (edits != NULL && dp_is_edited(edits, (const uint8_t *)name, (uint32_t)name_len))
         return;
-    put(out, name, name_len);
-    put(out, ": ", 2);
-    put(out, value, len);
-    put(out, "\r\n", 2);
+    dp_put(out, name, name_len);
+    dp_put(out, ": ", 2);
+    dp_put(out, value, len);
+    dp_put(out, "\r\n", 2);
 }
 
 size_t dp_head_request(dp_engine *engine, const dp_conn *down, const uint8_t *data,
                        const dp_request_head *head, const dp_route *route)
 {
     const dp_edit *edits = route->request_edits;
-    writer out = writer_init(engine);
-    put(&out, data + head->method_span.off, head->method_span.len);
-    put(&out, " ", 1);
+    dp_writer out = writer_init(engine);
+    dp_put(&out, data + head->method_span.off, head->method_span.len);
+    dp_put(&out, " ", 1);
     if (head->path.len == 0)
-        put(&out, "/", 1);
-    put(&out, data + head->path.off, head->path.len);
-    put(&out, data + head->query.off, head->query.len);
-    put(&out, " HTTP/1.1\r\n", 11);
+        dp_put(&out, "/", 1);
+    dp_put(&out, data + head->path.off, head->path.len);
+    dp_put(&out, data + head->query.off, head->query.len);
+    dp_put(&out, " HTTP/1.1\r\n", 11);
 
-    uint32_t drops = REQUEST_DROPS;
+    const uint32_t forwards = dp_forward_drops(down, data, head);
+    uint32_t drops = forwards;
     uint32_t ids = 0;
     bool has_id = false; /* exactly one, and a plain one */
     for (uint32_t i = 0; i < head->field_count; i++) {
@@ -171,36 +136,53 @@ size_t dp_head_request(dp_engine *engine, const dp_conn *down, const uint8_t *da
         drops |= 1u << DP_F_X_REQUEST_ID;
     if (!head->expects_continue)
         drops |= 1u << DP_F_EXPECT;
+    if (head->framing != DP_BODY_CHUNKED || down->exchange.request_keep != DP_CHUNKED_TRAILERS)
+        drops |= 1u << DP_F_TRAILER;
     bool absolute = head->target.off != head->path.off;
     if (absolute && head->host.len != 0) {
         /* RFC 9112 3.2.2: the target's authority replaces Host. */
         drops |= 1u << DP_F_HOST;
-        put_own(&out, edits, "host", data + head->host.off, head->host.len);
+        dp_put_own(&out, edits, "host", data + head->host.off, head->host.len);
     } else if (head->host.len == 0) { /* HTTP/1.0 needs none, the HTTP/1.1 that we speak does */
         const char *name = engine->tables.upstreams[route->upstream].name;
-        put_own(&out, edits, "host", (const uint8_t *)name, strlen(name));
+        dp_put_own(&out, edits, "host", (const uint8_t *)name, strlen(name));
     }
-    put_fields(&out, data, head->fields, head->field_count, head->head_len, drops, edits);
+    put_fields(&out, data, head->fields, head->field_count, head->head_len, drops,
+               down->trusted ? DP_FIELD_DROP : DP_FIELD_DROP | DP_FIELD_FORWARDED, edits);
     if (head->framing == DP_BODY_CHUNKED)
-        put_text(&out, "transfer-encoding: chunked\r\n");
-    put_own(&out, edits, "x-forwarded-for", (const uint8_t *)down->client, down->client_len);
-    put_own(&out, edits, "x-forwarded-proto", (const uint8_t *)"http", 4);
-    if (head->host.len != 0)
-        put_own(&out, edits, "x-forwarded-host", data + head->host.off, head->host.len);
-    if (!has_id && !edited(edits, (const uint8_t *)"x-request-id", 12))
+        dp_put_text(&out, "transfer-encoding: chunked\r\n");
+    if (down->exchange.upgrade != 0) {
+        dp_put_text(&out, "connection: upgrade\r\nupgrade: ");
+        dp_put(&out, data + head->upgrade.off, head->upgrade.len);
+        dp_put(&out, "\r\n", 2);
+    }
+    if (down->exchange.response_keep == DP_CHUNKED_TRAILERS)
+        dp_put_text(&out, "te: trailers\r\nconnection: te\r\n");
+    dp_forward_write(&out, down, data, head, forwards, edits);
+    if (!has_id && !dp_is_edited(edits, (const uint8_t *)"x-request-id", 12))
         put_request_id(&out, engine);
     put_edits(&out, edits);
-    put(&out, "\r\n", 2);
+    dp_put(&out, "\r\n", 2);
     return written(engine, &out);
 }
 
-static void put_status_line(writer *out, const uint8_t *data, const dp_response_head *head)
+static void put_status_line(dp_writer *out, const uint8_t *data, const dp_response_head *head)
 {
-    put(out, "HTTP/1.1 ", 9);
-    put_number(out, head->status);
-    put(out, " ", 1);
-    put(out, data + head->reason.off, head->reason.len);
-    put(out, "\r\n", 2);
+    dp_put(out, "HTTP/1.1 ", 9);
+    dp_put_number(out, head->status);
+    dp_put(out, " ", 1);
+    dp_put(out, data + head->reason.off, head->reason.len);
+    dp_put(out, "\r\n", 2);
+}
+
+static const char *date_now(dp_engine *engine);
+
+static bool has_date(const dp_response_head *head)
+{
+    for (uint32_t i = 0; i < head->field_count; i++)
+        if (head->fields[i].id == DP_F_DATE)
+            return true;
+    return false;
 }
 
 size_t dp_head_response(dp_engine *engine, const dp_conn *down, const uint8_t *data,
@@ -208,27 +190,48 @@ size_t dp_head_response(dp_engine *engine, const dp_conn *down, const uint8_t *d
 {
     const dp_exchange *exchange = &down->exchange;
     const dp_edit *edits = exchange->route->response_edits;
-    writer out = writer_init(engine);
+    dp_writer out = writer_init(engine);
     put_status_line(&out, data, head);
-    put_fields(&out, data, head->fields, head->field_count, head->head_len, 0, edits);
+    bool trailers =
+        head->framing == DP_BODY_CHUNKED && exchange->response_keep == DP_CHUNKED_TRAILERS;
+    put_fields(&out, data, head->fields, head->field_count, head->head_len,
+               trailers ? 0 : 1u << DP_F_TRAILER, DP_FIELD_DROP, edits);
     if (head->framing == DP_BODY_CHUNKED && exchange->minor != 0)
-        put_text(&out, "transfer-encoding: chunked\r\n");
+        dp_put_text(&out, "transfer-encoding: chunked\r\n");
+    if (!has_date(head)) /* RFC 9110 6.6.1: who forwards it adds what is missing */
+        dp_put_own(&out, edits, "date", (const uint8_t *)date_now(engine), 29);
     if (!exchange->keep_alive)
-        put_text(&out, "connection: close\r\n");
+        dp_put_text(&out, "connection: close\r\n");
     else if (exchange->minor == 0)
-        put_text(&out, "connection: keep-alive\r\n");
+        dp_put_text(&out, "connection: keep-alive\r\n");
     put_edits(&out, edits);
-    put(&out, "\r\n", 2);
+    dp_put(&out, "\r\n", 2);
+    return written(engine, &out);
+}
+
+size_t dp_head_switching(dp_engine *engine, const dp_conn *down, const uint8_t *data,
+                         const dp_response_head *head)
+{
+    const dp_edit *edits = down->exchange.route->response_edits;
+    dp_writer out = writer_init(engine);
+    put_status_line(&out, data, head);
+    put_fields(&out, data, head->fields, head->field_count, head->head_len, 1u << DP_F_TRAILER,
+               DP_FIELD_DROP, edits);
+    dp_put_text(&out, "connection: upgrade\r\nupgrade: ");
+    dp_put(&out, data + head->upgrade.off, head->upgrade.len);
+    dp_put(&out, "\r\n", 2);
+    put_edits(&out, edits);
+    dp_put(&out, "\r\n", 2);
     return written(engine, &out);
 }
 
 size_t dp_head_interim(dp_engine *engine, const uint8_t *data, const dp_response_head *head)
 {
-    writer out = writer_init(engine);
+    dp_writer out = writer_init(engine);
     put_status_line(&out, data, head);
     put_fields(&out, data, head->fields, head->field_count, head->head_len,
-               1u << DP_F_CONTENT_LENGTH, NULL);
-    put(&out, "\r\n", 2);
+               1u << DP_F_CONTENT_LENGTH | 1u << DP_F_TRAILER, DP_FIELD_DROP, NULL);
+    dp_put(&out, "\r\n", 2);
     return written(engine, &out);
 }
 
@@ -359,48 +362,48 @@ static const char *date_now(dp_engine *engine)
 size_t dp_head_answer(dp_engine *engine, const dp_answer *answer)
 {
     bool bodiless = answer->status == 204 || answer->status == 304; /* RFC 9110 15.3.5, 15.4.5 */
-    writer out = writer_init(engine);
-    put_text(&out, "HTTP/1.1 ");
-    put_number(&out, answer->status);
-    put(&out, " ", 1);
-    put_text(&out, dp_status_reason(answer->status));
-    put(&out, "\r\n", 2);
-    put_own(&out, answer->edits, "server", (const uint8_t *)"dataplane", 9);
-    put_own(&out, answer->edits, "date", (const uint8_t *)date_now(engine), 29);
+    dp_writer out = writer_init(engine);
+    dp_put_text(&out, "HTTP/1.1 ");
+    dp_put_number(&out, answer->status);
+    dp_put(&out, " ", 1);
+    dp_put_text(&out, dp_status_reason(answer->status));
+    dp_put(&out, "\r\n", 2);
+    dp_put_own(&out, answer->edits, "server", (const uint8_t *)"dataplane", 9);
+    dp_put_own(&out, answer->edits, "date", (const uint8_t *)date_now(engine), 29);
     if (!bodiless) {
-        if (!edited(answer->edits, (const uint8_t *)"content-type", 12))
-            put_text(&out, "content-type: text/plain\r\n");
-        put_text(&out, "content-length: ");
-        put_number(&out, answer->body_len);
-        put(&out, "\r\n", 2);
+        if (!dp_is_edited(answer->edits, (const uint8_t *)"content-type", 12))
+            dp_put_text(&out, "content-type: text/plain\r\n");
+        dp_put_text(&out, "content-length: ");
+        dp_put_number(&out, answer->body_len);
+        dp_put(&out, "\r\n", 2);
     }
-    put(&out, answer->extra, answer->extra_len);
+    dp_put(&out, answer->extra, answer->extra_len);
     put_edits(&out, answer->edits);
     if (!answer->keep_alive)
-        put_text(&out, "connection: close\r\n");
+        dp_put_text(&out, "connection: close\r\n");
     else if (answer->minor == 0)
-        put_text(&out, "connection: keep-alive\r\n");
-    put(&out, "\r\n", 2);
+        dp_put_text(&out, "connection: keep-alive\r\n");
+    dp_put(&out, "\r\n", 2);
     if (!answer->head_only && !bodiless)
-        put(&out, answer->body, answer->body_len);
+        dp_put(&out, answer->body, answer->body_len);
     return written(engine, &out);
 }
 
 size_t dp_head_location(const dp_route *route, const uint8_t *data, const dp_request_head *head,
                         char *ret_line, size_t capacity)
 {
-    writer out = {.at = (uint8_t *)ret_line, .end = (uint8_t *)ret_line + capacity};
-    put_text(&out, "location: ");
-    put(&out, route->location.data, route->location.len);
+    dp_writer out = {.at = (uint8_t *)ret_line, .end = (uint8_t *)ret_line + capacity};
+    dp_put_text(&out, "location: ");
+    dp_put(&out, route->location.data, route->location.len);
     if (route->prefix_path && head->path.len >= route->path.len) { /* a prefix keeps the rest */
         const uint8_t *rest = data + head->path.off + route->path.len;
         const uint8_t *end = data + head->path.off + head->path.len;
         /* To "/", "/old//elsewhere" must not become "//elsewhere": that names another host. */
         while (route->location.len == 1 && rest < end && *rest == '/')
             rest++;
-        put(&out, rest, (size_t)(end - rest));
+        dp_put(&out, rest, (size_t)(end - rest));
     }
-    put(&out, data + head->query.off, head->query.len);
-    put(&out, "\r\n", 2);
+    dp_put(&out, data + head->query.off, head->query.len);
+    dp_put(&out, "\r\n", 2);
     return out.full ? 0 : (size_t)(out.at - (uint8_t *)ret_line);
 }

@@ -5,9 +5,9 @@
  * holds back the fast one and not our memory. */
 #include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "dp_core.h"
+#include "dp_upgrade.h"
 
 enum {
     REQUEST_READ = 16 * 1024,  /* a head, and the start of a body */
@@ -55,30 +55,6 @@ static void cut_short(dp_engine *engine, dp_conn *down)
         close_both(engine, down);
 }
 
-/* Ends our side and reads on for a while: a close with unread input would make the kernel send a
- * reset that can overtake our last answer (RFC 9112 9.6). */
-static void linger(dp_engine *engine, dp_conn *down)
-{
-    down->state = DP_S_LINGER;
-    dp_buffer_free(engine, &down->in);
-    (void)shutdown(down->fd, SHUT_WR);
-    down->io |= DP_IO_SHUT;
-    dp_timer_set(engine, down, DP_LINGER_MS);
-}
-
-static void pump_linger(dp_engine *engine, dp_conn *down)
-{
-    while ((down->io & (DP_IO_READ | DP_IO_EOF | DP_IO_BROKEN)) != 0) {
-        ssize_t got = dp_conn_read(engine, down, engine->read_buffer, DP_READ_MIN);
-        if (got == -EAGAIN)
-            return;
-        if (got > 0 && (down->lingered += (uint32_t)got) <= DP_LINGER_BYTES)
-            continue;
-        dp_conn_close(engine, down);
-        return;
-    }
-}
-
 static void finish_exchange(dp_engine *engine, dp_conn *down)
 {
     dp_exchange *exchange = &down->exchange;
@@ -88,7 +64,7 @@ static void finish_exchange(dp_engine *engine, dp_conn *down)
     if (!exchange->keep_alive || !exchange->request_done || engine->closing_idle) {
         bool told = !exchange->keep_alive && exchange->may_send;
         if (told || !exchange->request_done || down->in.len != 0 || (down->io & DP_IO_READ) != 0) {
-            linger(engine, down);
+            dp_linger_begin(engine, down);
             return;
         }
         if (exchange->keep_alive) /* it was told nothing: this is our doing */
@@ -158,10 +134,13 @@ static uint32_t status_of(int result)
     }
 }
 
-/* Refuses what never became an exchange: the connection ends with the answer. */
-static void refuse_head(dp_engine *engine, dp_conn *down, uint32_t status)
+/* Refuses what never became an exchange, or only data[0..len) of one: the connection ends with the
+ * answer. Whoever asked by HEAD takes a body for the next answer (RFC 9110 9.3.2). */
+static void refuse_head(dp_engine *engine, dp_conn *down, uint32_t status, const uint8_t *data,
+                        size_t len)
 {
-    down->exchange = (dp_exchange){.minor = 1};
+    bool head = data != NULL && len >= 5 && memcmp(data, "HEAD ", 5) == 0;
+    down->exchange = (dp_exchange){.minor = 1, .method = head ? DP_M_HEAD : 0};
     down->state = DP_S_EXCHANGE;
     engine->stats->requests_total++;
     engine->stats->requests_active++;
@@ -184,7 +163,7 @@ void dp_http_timeout(dp_engine *engine, dp_conn *down)
     dp_exchange *exchange = &down->exchange;
     switch ((enum dp_state)down->state) {
     case DP_S_HEAD:
-        refuse_head(engine, down, 408);
+        refuse_head(engine, down, 408, dp_buffer_start(&down->in), down->in.len);
         return;
     case DP_S_EXCHANGE:
         if (down->out.len != 0) {
@@ -203,6 +182,7 @@ void dp_http_timeout(dp_engine *engine, dp_conn *down)
         dp_conn_close(engine, down);
         return;
     case DP_S_FREE:
+    case DP_S_PROXY:
     case DP_S_TUNNEL:
     case DP_S_CONNECTING:
     case DP_S_FROZEN:
@@ -218,7 +198,7 @@ static dp_body_step request_feed(dp_engine *engine, dp_exchange *exchange, uint8
                                  size_t len)
 {
     dp_body_step step = dp_body_feed(exchange->request_framing, &exchange->request_left,
-                                     &exchange->request_chunked, true, data, len);
+                                     &exchange->request_chunked, exchange->request_keep, data, len);
     /* What was announced was held against the limit with the head. */
     if (step.failure == DP_OK && engine->options.max_body_bytes != 0 &&
         exchange->request_chunked.total > engine->options.max_body_bytes)
@@ -264,17 +244,19 @@ static ssize_t take_bytes(dp_engine *engine, dp_conn *conn, size_t max, uint8_t 
     return (ssize_t)in->len;
 }
 
-/* Keeps what was not used of bytes that take_bytes gave. */
+/* Keeps what was not used of bytes that take_bytes gave. Of a body that is not done they were
+ * looked at: more must come. */
 static int keep_rest(dp_engine *engine, dp_conn *conn, bool buffered, const uint8_t *data,
-                     size_t len, size_t used)
+                     size_t len, size_t used, bool done)
 {
-    conn->scanned = 0;
-    conn->looked = 0;
-    if (buffered) {
+    int result = DP_OK;
+    if (buffered)
         dp_buffer_consume(engine, &conn->in, used);
-        return DP_OK;
-    }
-    return dp_buffer_append(engine, &conn->in, data + used, len - used);
+    else
+        result = dp_buffer_append(engine, &conn->in, data + used, len - used);
+    conn->scanned = 0;
+    conn->looked = done ? 0 : conn->in.len;
+    return result;
 }
 
 static void answer_route(dp_engine *engine, dp_conn *down, const dp_route *route,
@@ -352,6 +334,22 @@ static void open_upstream(dp_engine *engine, dp_conn *down, const dp_route *rout
         keep_sent(engine, exchange, head_len, body, body_len);
 }
 
+/* RFC 9110 6.5.1: trailer fields go on where the next one can take them. A route's edits speak of
+ * names, and a trailer must not get past them. */
+static void choose_passage(dp_exchange *exchange, const uint8_t *data, const dp_request_head *head)
+{
+    const dp_route *route = exchange->route;
+    bool to_upstream = route != NULL && route->request_edits == NULL;
+    bool upgrades = route != NULL && route->upstream >= 0 && head->upgrade.len != 0;
+    bool to_client =
+        route != NULL && route->response_edits == NULL && head->takes_trailers != 0 && !upgrades;
+    exchange->upgrade = upgrades ? dp_upgrade_mark(data, head->upgrade) : 0;
+    exchange->request_keep = to_upstream ? DP_CHUNKED_TRAILERS : DP_CHUNKED_FRAMED;
+    exchange->response_keep = to_client              ? DP_CHUNKED_TRAILERS
+                              : exchange->minor != 0 ? DP_CHUNKED_FRAMED
+                                                     : DP_CHUNKED_BARE;
+}
+
 /* data[0..len) begins with the head in engine->request. */
 static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len,
                            bool buffered)
@@ -372,20 +370,27 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
     engine->stats->requests_total += (down->flags & DP_C_PROBE) == 0;
     engine->stats->requests_active++;
 
+    if (down->trusted)
+        dp_client_walk(engine, down, data, head);
+    else if (head->is_https) { /* RFC 9110 7.4: not over a connection without TLS */
+        refuse(engine, down, 421);
+        return;
+    }
     uint8_t *body = data + head->head_len;
     uint64_t max_body = engine->options.max_body_bytes;
     if (max_body != 0 && head->framing == DP_BODY_LENGTH && head->content_length > max_body) {
         refuse(engine, down, 413);
         return;
     }
+    const dp_route *route = dp_route_lookup(&engine->tables, data, head);
+    exchange->route = route;
+    choose_passage(exchange, data, head);
     dp_body_step step = request_feed(engine, exchange, body, len - head->head_len);
     if (step.failure != DP_OK) {
         refuse(engine, down, step.failure == DP_ETOOBIG ? 413 : 400);
         return;
     }
     exchange->request_done = step.done;
-    const dp_route *route = dp_route_lookup(&engine->tables, data, head);
-    exchange->route = route;
     if ((down->flags & DP_C_PROBE) != 0) {
         dp_answer ok = {.status = 200, .body = (const uint8_t *)"ready\n", .body_len = 6};
         send_answer(engine, down, &ok);
@@ -398,7 +403,8 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
     }
     if (down->state == DP_S_DEAD || down->state == DP_S_LINGER)
         return;
-    if (keep_rest(engine, down, buffered, data, len, head->head_len + step.used) != DP_OK)
+    if (keep_rest(engine, down, buffered, data, len, head->head_len + step.used, step.done) !=
+        DP_OK)
         close_both(engine, down);
 }
 
@@ -416,7 +422,7 @@ static bool wait_for_head(dp_engine *engine, dp_conn *down, const uint8_t *data,
 {
     begin_head(engine, down);
     if (!buffered && dp_buffer_append(engine, &down->in, data, len) != DP_OK)
-        refuse_head(engine, down, 503);
+        refuse_head(engine, down, 503, data, len);
     else
         down->looked = down->in.len;
     return true;
@@ -438,7 +444,7 @@ static bool skip_empty_line(dp_engine *engine, dp_conn *down, uint8_t **data, si
     if (buffered) {
         dp_buffer_consume(engine, &down->in, 2);
         down->looked = 0;
-        *data = down->in.data + down->in.off;
+        *data = dp_buffer_start(&down->in);
     } else {
         *data += 2;
     }
@@ -465,7 +471,7 @@ static bool read_request(dp_engine *engine, dp_conn *down)
         return false;
     }
     if (got == -ENOBUFS) {
-        refuse_head(engine, down, 503);
+        refuse_head(engine, down, 503, dp_buffer_start(&down->in), down->in.len);
         return true;
     }
     if (got <= 0) { /* gone; a head that was not finished is never completed by us */
@@ -482,8 +488,10 @@ static bool read_request(dp_engine *engine, dp_conn *down)
         return wait_for_head(engine, down, data, len, buffered);
     if (result == DP_OK)
         result = dp_request_parse(data, head_len, &limits, &engine->request);
+    if (result == DP_OK)
+        result = dp_request_normalise(data, &engine->request);
     if (result != DP_OK) {
-        refuse_head(engine, down, status_of(result));
+        refuse_head(engine, down, status_of(result), data, len);
         return down->state == DP_S_LINGER;
     }
     begin_exchange(engine, down, data, len, buffered);
@@ -537,7 +545,7 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
     }
     if (result != 0)
         up->io |= DP_IO_NO_WRITE; /* it may have answered already: that is still passed on */
-    if (keep_rest(engine, down, buffered, data, len, step.used) != DP_OK) {
+    if (keep_rest(engine, down, buffered, data, len, step.used, step.done) != DP_OK) {
         cut_short(engine, down);
         return false;
     }
@@ -581,9 +589,9 @@ static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t
     if (unframed || !exchange->request_done || engine->closing_idle)
         exchange->keep_alive = false;
     uint8_t *body = data + head->head_len;
-    dp_body_step step =
-        dp_body_feed(exchange->response_framing, &exchange->response_left,
-                     &exchange->response_chunked, exchange->minor != 0, body, len - head->head_len);
+    dp_body_step step = dp_body_feed(exchange->response_framing, &exchange->response_left,
+                                     &exchange->response_chunked, exchange->response_keep, body,
+                                     len - head->head_len);
     if (head->framing == DP_BODY_LENGTH && head->content_length == 0)
         step.done = true;
     if (step.failure != DP_OK) {
@@ -601,7 +609,8 @@ static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t
     struct iovec iov[2] = {{.iov_base = engine->head_buffer, .iov_len = head_len},
                            {.iov_base = body, .iov_len = step.kept}};
     if (dp_conn_send(engine, down, iov, 2) != 0 ||
-        keep_rest(engine, up, buffered, data, len, head->head_len + step.used) != DP_OK) {
+        keep_rest(engine, up, buffered, data, len, head->head_len + step.used, step.done) !=
+            DP_OK) {
         cut_short(engine, down);
         return false;
     }
@@ -641,15 +650,22 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
     if (result == DP_OK)
         result = dp_response_parse(data, head_len, &limits, down->exchange.method == DP_M_HEAD,
                                    &engine->response);
-    /* 101 answers an Upgrade, and none was passed on. */
-    if (result != DP_OK || engine->response.status == 101) {
+    if (result == DP_OK && engine->response.status == 101)
+        result = dp_tunnel_begin(engine, down, data, len);
+    if (down->state == DP_S_TUNNEL)
+        return true;
+    if (result == DP_ESYSTEM) {
+        close_both(engine, down);
+        return false;
+    }
+    if (result != DP_OK) {
         dp_http_upstream_failed(engine, down, false);
         return down->state != DP_S_DEAD;
     }
     if (engine->response.status >= 200)
         return respond_head(engine, down, data, len, buffered);
     if (!respond_interim(engine, down, data) ||
-        keep_rest(engine, up, buffered, data, len, head_len) != DP_OK) {
+        keep_rest(engine, up, buffered, data, len, head_len, true) != DP_OK) {
         close_both(engine, down);
         return false;
     }
@@ -674,8 +690,9 @@ static bool pump_response_body(dp_engine *engine, dp_conn *down)
         return false;
     }
     size_t len = (size_t)got;
-    dp_body_step step = dp_body_feed(exchange->response_framing, &exchange->response_left,
-                                     &exchange->response_chunked, exchange->minor != 0, data, len);
+    dp_body_step step =
+        dp_body_feed(exchange->response_framing, &exchange->response_left,
+                     &exchange->response_chunked, exchange->response_keep, data, len);
     struct iovec iov = {.iov_base = data, .iov_len = step.kept};
     if (step.failure != DP_OK) {
         dp_http_upstream_failed(engine, down, false);
@@ -683,7 +700,7 @@ static bool pump_response_body(dp_engine *engine, dp_conn *down)
     }
     exchange->response_done = step.done;
     if (dp_conn_send(engine, down, &iov, 1) != 0 ||
-        keep_rest(engine, up, buffered, data, len, step.used) != DP_OK) {
+        keep_rest(engine, up, buffered, data, len, step.used, step.done) != DP_OK) {
         cut_short(engine, down);
         return false;
     }
@@ -745,10 +762,13 @@ void dp_http_pump(dp_engine *engine, dp_conn *down)
                 return;
             break;
         case DP_S_LINGER:
-            pump_linger(engine, down);
+            dp_linger_pump(engine, down);
+            return;
+        case DP_S_TUNNEL:
+            dp_tcp_pump(engine, down);
             return;
         case DP_S_FREE:
-        case DP_S_TUNNEL:
+        case DP_S_PROXY:
         case DP_S_CONNECTING:
         case DP_S_FROZEN:
         case DP_S_HELD:
@@ -761,8 +781,8 @@ void dp_http_pump(dp_engine *engine, dp_conn *down)
 
 void dp_http_turn_away(dp_engine *engine, dp_conn *down)
 {
-    linger(engine, down);
-    pump_linger(engine, down);
+    dp_linger_begin(engine, down);
+    dp_linger_pump(engine, down);
 }
 
 void dp_http_accepted(dp_engine *engine, dp_conn *down)

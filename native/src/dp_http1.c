@@ -11,6 +11,7 @@
 #include "dp_field.h"
 #include "dp_scan.h"
 #include "dp_target.h"
+#include "dp_upgrade.h"
 
 /* What a request line may hold beside its target: the longest registered method
  * (UPDATEREDIRECTREF, 17), two spaces and the version, with room to spare. A first line that has
@@ -151,6 +152,20 @@ static uint32_t may_persist(const struct dp_facts *facts)
     return facts->minor == 1 || (facts->options & DP_OPTION_KEEP_ALIVE) != 0;
 }
 
+/* RFC 9110 7.8: an Upgrade counts where Connection names it, in HTTP/1.1. Stricter: there is one
+ * field, and no body, which would have to be over before the protocol changes. */
+static dp_span settle_upgrade(const struct dp_facts *facts)
+{
+    const uint8_t *const value = facts->data + facts->upgrade.off;
+
+    if (facts->upgrade_count != 1 || facts->minor == 0 ||
+        (facts->options & DP_OPTION_UPGRADE) == 0 || facts->codings != 0 ||
+        facts->content_length != 0) {
+        return (dp_span){0, 0};
+    }
+    return dp_upgrade_pick(facts->data, value, value + facts->upgrade.len);
+}
+
 static bool is_whole_head(const uint8_t *data, size_t len)
 {
     return len >= 4 && memcmp(data + len - 4, "\r\n\r\n", 4) == 0;
@@ -277,6 +292,9 @@ int dp_request_parse(const uint8_t *data, size_t len, const dp_head_limits *limi
     if (result != DP_OK) {
         return result;
     }
+    if (ret_head->method == DP_M_TRACE && (facts.codings != 0 || facts.content_length != 0)) {
+        return DP_EMALFORMED; /* RFC 9110 9.3.8 */
+    }
     ret_head->expects_continue = 0;
     if (facts.expect_count > 0 && facts.minor == 1) {
         /* RFC 9110 10.1.1: not heeded in HTTP/1.0 */
@@ -291,7 +309,9 @@ int dp_request_parse(const uint8_t *data, size_t len, const dp_head_limits *limi
                                            : DP_BODY_NONE;
     ret_head->content_length = facts.content_length;
     ret_head->keep_alive = may_persist(&facts);
-    ret_head->has_upgrade = facts.has_upgrade;
+    ret_head->has_upgrade = facts.upgrade_count != 0;
+    ret_head->upgrade = settle_upgrade(&facts);
+    ret_head->takes_trailers = facts.takes_trailers && facts.minor == 1;
     ret_head->field_count = facts.field_count;
     return DP_OK;
 }
@@ -400,5 +420,6 @@ int dp_response_parse(const uint8_t *data, size_t len, const dp_head_limits *lim
     }
     ret_head->head_len = (uint32_t)len;
     ret_head->field_count = facts.field_count;
+    ret_head->upgrade = settle_upgrade(&facts);
     return settle_body(&facts, to_head != 0, ret_head);
 }

@@ -79,6 +79,7 @@ void dp_move_offer(dp_engine *engine, dp_conn *conn)
         dp_list_remove(&engine->ready, conn);
     conn->flags &= (uint8_t)~DP_C_QUEUED;
     conn->flags |= DP_C_MOVABLE;
+    dp_client_reset(conn); /* the next request will tell of its own client */
     dp_list_append(&engine->movable, conn);
 }
 
@@ -262,8 +263,7 @@ static bool record_take(dp_engine *engine, dp_batch *batch, const uint8_t *at, i
     conn->io = DP_IO_WRITE;
     conn->deadline = get32(at + 16); /* ms left, until it starts */
     conn->frozen_us = get32(at + 20) | (uint64_t)get32(at + 24) << 32;
-    conn->client_len = at[9];
-    memcpy(conn->client, at + RECORD_FIXED + at[8], at[9]);
+    dp_client_moved(engine, conn, at + RECORD_FIXED + at[8], at[9]);
     if (dp_buffer_append(engine, &conn->in, at + RECORD_FIXED + at[8] + at[9], get32(at + 12)) !=
         DP_OK) {
         /* declined: hold closes this copy, blue says goodbye on its own */

@@ -5,6 +5,7 @@
 
 #include "dp_chars.h"
 #include "dp_http1.h"
+#include "dp_path.h"
 
 /* --- authorities ---------------------------------------------------------------------------- */
 
@@ -117,13 +118,12 @@ bool dp_authority_parse(const uint8_t *host, const uint8_t *end, size_t *ret_nam
 /* --- request targets ------------------------------------------------------------------------ */
 
 /* Passes over bytes of a class and percent-encoded ones (RFC 3986 2.1), from at on, which lies
- * before the end of a head. *seen collects classes; a percent-encoded byte counts as a dot, for it
- * may be one. Returns NULL where a percent sign does not start an encoding, or encodes NUL. */
-static const uint8_t *skip_encoded(const uint8_t *at, unsigned classes, unsigned *seen)
+ * before the end of a head. Returns NULL where a percent sign does not start an encoding, or
+ * encodes NUL. */
+static const uint8_t *skip_encoded(const uint8_t *at, unsigned classes)
 {
     for (;;) {
         while (dp_is_class(*at, classes)) {
-            *seen |= dp_char_class[*at];
             at++;
         }
         if (*at != '%') {
@@ -133,57 +133,25 @@ static const uint8_t *skip_encoded(const uint8_t *at, unsigned classes, unsigned
             (at[1] == '0' && at[2] == '0')) {
             return NULL;
         }
-        *seen |= DP_CH_DOT;
         at += 3;
     }
-}
-
-/* True if a segment of the path is "." or "..", as it stands or once decoded. An encoded slash or
- * backslash ends a segment here as well, and so does ';' (parameters, which some servers cut off
- * before they resolve dots): whatever an upstream makes of them, it finds no way up. */
-static bool has_dot_segment(const uint8_t *at, const uint8_t *end)
-{
-    unsigned dots = 0;
-    bool other = false;
-
-    while (at < end) {
-        unsigned byte = *at++;
-        if (byte == '%') {
-            byte = dp_hex_value(at[0]) << 4 | dp_hex_value(at[1]);
-            at += 2;
-        }
-        if (byte == '.') {
-            dots++;
-            continue;
-        }
-        if (byte != '/' && byte != '\\' && byte != ';') {
-            other = true;
-            continue;
-        }
-        if (!other && (dots == 1 || dots == 2)) {
-            return true;
-        }
-        dots = 0;
-        other = byte == ';';
-    }
-    return !other && (dots == 1 || dots == 2);
 }
 
 /* Reads a path and a query from at; *ret_end is the byte after. */
 static int parse_path(const uint8_t *data, const uint8_t *at, dp_request_head *ret_head,
                       const uint8_t **ret_end)
 {
-    unsigned seen = 0;
     const uint8_t *const path = at;
 
-    at = skip_encoded(at, DP_CH_PATH, &seen);
-    if (at == NULL || ((seen & DP_CH_DOT) != 0 && has_dot_segment(path, at))) {
+    at = skip_encoded(at, DP_CH_PATH);
+    if (at == NULL) {
         return DP_EMALFORMED;
     }
     ret_head->path = dp_span_of(data, path, at);
+    ret_head->path_is_plain = dp_path_is_plain(path, (size_t)(at - path));
     const uint8_t *const query = at;
     if (*at == '?') {
-        at = skip_encoded(at, DP_CH_QUERY, &seen);
+        at = skip_encoded(at, DP_CH_QUERY);
         if (at == NULL) {
             return DP_EMALFORMED;
         }
@@ -206,6 +174,7 @@ static int parse_absolute(const uint8_t *data, const uint8_t *at, dp_request_hea
         }
     }
     if (dp_lower(*at) == 's') {
+        ret_head->is_https = 1;
         at++;
     }
     if (at[0] != ':' || at[1] != '/' || at[2] != '/') {
@@ -230,6 +199,7 @@ static int parse_absolute(const uint8_t *data, const uint8_t *at, dp_request_hea
     /* RFC 9110 4.2.3: an empty path is "/". The span lends the slash before the host. */
     const int result = parse_path(data, at, ret_head, ret_end);
     ret_head->path = dp_span_of(data, host - 1, host);
+    ret_head->path_is_plain = 1;
     return result;
 }
 
@@ -238,6 +208,7 @@ int dp_target_parse(const uint8_t *data, const uint8_t *at, dp_request_head *ret
 {
     ret_head->host = (dp_span){0, 0};
     ret_head->host_name = (dp_span){0, 0};
+    ret_head->is_https = 0;
     if (*at == '/') {
         return parse_path(data, at, ret_head, ret_end);
     }
@@ -247,6 +218,7 @@ int dp_target_parse(const uint8_t *data, const uint8_t *at, dp_request_head *ret
             return DP_EMALFORMED;
         }
         ret_head->path = dp_span_of(data, at, at + 1);
+        ret_head->path_is_plain = 1;
         ret_head->query = dp_span_of(data, at + 1, at + 1);
         *ret_end = at + 1;
         return DP_OK;

@@ -92,12 +92,14 @@ void dp_tcp_accepted(dp_engine *engine, dp_conn *down)
 {
     down->state = DP_S_TUNNEL;
     down->exchange.upstream = engine->tables.listeners[down->listener].upstream;
-    struct iovec nothing = {.iov_base = engine->read_buffer, .iov_len = 0};
-    if (dp_upstream_open(engine, down, &nothing, 1) != DP_OK) {
+    /* What came behind a PROXY header, if there was one. */
+    struct iovec first = {.iov_base = dp_buffer_start(&down->in), .iov_len = down->in.len};
+    if (dp_upstream_open(engine, down, &first, 1) != DP_OK) {
         engine->stats->upstream_failures_total++;
         dp_conn_reset(engine, down);
         return;
     }
+    dp_buffer_free(engine, &down->in);
     engine->stats->tunnels++;
     dp_timer_set(engine, down, engine->options.tunnel_idle_ms);
 }

@@ -38,9 +38,6 @@ int main(void)
         if (byte == '_') {
             wanted |= DP_CH_UNDERSCORE;
         }
-        if (byte == '.') {
-            wanted |= DP_CH_DOT;
-        }
         expect("class of each byte", dp_char_class[byte] == wanted);
     }
     return finish("characters");

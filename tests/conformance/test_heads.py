@@ -10,6 +10,7 @@ import pytest
 from dataplane.engine.parser import (
     Chunked,
     HeadEnd,
+    Keep,
     Limits,
     RefusedError,
     RequestHead,
@@ -89,10 +90,10 @@ def test_response_head(case: Taken | Refused) -> None:
 
 @pytest.mark.parametrize("case", cases(CHUNKED))
 def test_chunked_body(case: Taken | Refused) -> None:
-    for keep_framing in (True, False):
+    for keep in Keep:
         outcomes: set[bytes | Verdict] = set()
         for cut in {0, *range(1, min(len(case.data), 256)), len(case.data)}:
-            body = Chunked(keep_framing=keep_framing)
+            body = Chunked(keep)
             try:
                 first = body.feed(case.data[:cut])
                 assert first.complete == (cut == len(case.data) and isinstance(case, Taken))
@@ -104,7 +105,12 @@ def test_chunked_body(case: Taken | Refused) -> None:
         if isinstance(case, Refused):
             assert outcome is case.verdict
         else:
-            expected = case.found.get("framed") if keep_framing else case.found["body"]
+            framed = case.found.get("framed")
+            expected = {
+                Keep.BARE: case.found["body"],
+                Keep.FRAMED: framed,
+                Keep.TRAILERS: case.found.get("trailed", framed),
+            }[keep]
             assert expected is None or outcome == expected
 
 

@@ -450,3 +450,35 @@ def test_swaps_under_load_lose_nothing(proxy: START, upstream: SERVE) -> None:
     assert failures == []
     assert min(counts) > 0
     assert sum(side.stats()["connections_total"] for side in ring) == 8
+
+
+def test_a_connection_moves_with_its_client_and_is_judged_by_greens_trust(
+    proxy: START, upstream: SERVE
+) -> None:
+    served = upstream()
+    known = proxy(served.port, trusted=["127.0.0.0/8"], proxy_protocol=True)
+    stranger = proxy(served.port)
+    said = GET[:-2] + b"x-forwarded-for: 203.0.113.9\r\n\r\n"
+    with known.client() as introduced, known.client() as trusted:
+        introduced.send(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + said)
+        trusted.send(b"PROXY UNKNOWN\r\n" + said)
+        for client in (introduced, trusted):
+            assert client.answer().status == 200
+        drain(known)
+        assert move_all(known, stranger) == 2
+        first = {served.next().get("x-forwarded-for") for _ in range(2)}
+        assert first == {"192.0.2.1", "203.0.113.9, 127.0.0.1"}
+        for client, wanted in ((introduced, "192.0.2.1"), (trusted, "127.0.0.1")):
+            client.send(said)
+            assert client.answer().status == 200
+            assert served.next().get("x-forwarded-for") == wanted
+        drain(stranger)
+        again = proxy(served.port, trusted=["127.0.0.0/8"])
+        assert move_all(stranger, again) == 2
+        for client, wanted in (
+            (introduced, "192.0.2.1"),
+            (trusted, "203.0.113.9, 127.0.0.1"),
+        ):
+            client.send(said)
+            assert client.answer().status == 200
+            assert served.next().get("x-forwarded-for") == wanted

@@ -34,7 +34,7 @@ BAD: dict[str, tuple[bytes, int]] = {
     "a space before the colon": (GET + HOST + b"x : y\r\n\r\n", 400),
     "a folded line": (GET + HOST + b"x: y\r\n z\r\n\r\n", 400),
     "no version": (b"GET /\r\nhost: a\r\n\r\n", 400),
-    "a way up": (b"GET /a/../b HTTP/1.1\r\nhost: a\r\n\r\n", 400),
+    "a way up beyond the root": (b"GET /a/../../b HTTP/1.1\r\nhost: a\r\n\r\n", 400),
     "length and coding": (
         POST + b"content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         400,

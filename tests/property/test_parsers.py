@@ -18,6 +18,7 @@ from dataplane.engine.parser import (
     Chunked,
     Framing,
     HeadEnd,
+    Keep,
     Limits,
     RefusedError,
     RequestHead,
@@ -233,11 +234,9 @@ EXTENSIONS = st.sampled_from([b"", b";a", b";a=b", b';a="b;\\""', b";a;b=c"])
 TRAILERS = st.sampled_from([b"", b"X: y\r\n", b"X:\r\nY: \xff\r\n"])
 
 
-def feed(
-    data: bytes, cuts: Sequence[int], *, keep_framing: bool
-) -> tuple[bytes, int, bool] | Verdict:
+def feed(data: bytes, cuts: Sequence[int], *, keep: Keep) -> tuple[bytes, int, bool] | Verdict:
     """What is kept in all, how many bytes were used, and whether the body is complete."""
-    body = Chunked(keep_framing=keep_framing)
+    body = Chunked(keep)
     edges = [0, *sorted(cut for cut in cuts if cut <= len(data)), len(data)]
     kept, used = b"", 0
     for start, stop in itertools.pairwise(edges):
@@ -245,8 +244,8 @@ def feed(
             part = body.feed(data[start:stop])
         except RefusedError as error:
             return error.verdict
-        assert len(part.kept) <= part.used
         kept, used = kept + part.kept, used + part.used
+        assert len(kept) <= used
         if part.complete:
             return kept, used, True
     return kept, used, False
@@ -268,14 +267,14 @@ def test_what_was_chunked_comes_out_again(
     body: tuple[bytes, bytes], cuts: list[int], after: bytes
 ) -> None:
     data, chunked = body
-    assert feed(chunked + after, cuts, keep_framing=False) == (data, len(chunked), True)
-    kept = feed(chunked + after, cuts, keep_framing=True)
+    assert feed(chunked + after, cuts, keep=Keep.BARE) == (data, len(chunked), True)
+    kept = feed(chunked + after, cuts, keep=Keep.FRAMED)
     assert not isinstance(kept, Verdict)
     framed, used, complete = kept
     assert complete
     assert used == len(chunked)
-    assert feed(framed, (), keep_framing=False) == (data, len(framed), True)
-    assert feed(framed, (), keep_framing=True) == (framed, len(framed), True)
+    assert feed(framed, (), keep=Keep.BARE) == (data, len(framed), True)
+    assert feed(framed, (), keep=Keep.FRAMED) == (framed, len(framed), True)
 
 
 @given(
@@ -285,14 +284,14 @@ def test_what_was_chunked_comes_out_again(
         bodies().map(lambda body: body[1]),
     ),
     cuts=st.lists(st.integers(0, 60), max_size=5),
-    keep_framing=st.booleans(),
+    keep=st.sampled_from(Keep),
 )
 def test_a_body_is_judged_alike_however_it_is_split(
-    data: bytes, cuts: list[int], keep_framing: bool
+    data: bytes, cuts: list[int], keep: Keep
 ) -> None:
-    whole = feed(data, (), keep_framing=keep_framing)
-    assert feed(data, cuts, keep_framing=keep_framing) == whole
-    assert feed(data, range(len(data)), keep_framing=keep_framing) == whole
+    whole = feed(data, (), keep=keep)
+    assert feed(data, cuts, keep=keep) == whole
+    assert feed(data, range(len(data)), keep=keep) == whole
 
 
 @given(data=bodies(), place=st.integers(0, 300), byte=st.integers(0, 255))
@@ -302,8 +301,8 @@ def test_a_spoiled_body_never_reads_as_other_data_to_h11(
     """One byte replaced: if we still take it, h11 finds the same data in what we would send on."""
     spoiled = bytearray(data[1])
     spoiled[place % len(spoiled)] = byte
-    kept = feed(bytes(spoiled), (), keep_framing=True)
-    bare = feed(bytes(spoiled), (), keep_framing=False)
+    kept = feed(bytes(spoiled), (), keep=Keep.FRAMED)
+    bare = feed(bytes(spoiled), (), keep=Keep.BARE)
     if isinstance(kept, Verdict) or isinstance(bare, Verdict) or not kept[2]:
         return
     other = h11.Connection(h11.SERVER)

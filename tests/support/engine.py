@@ -86,6 +86,8 @@ def app(
     header_bytes: int = 32 * 1024,
     headers: int = 100,
     body_bytes: int = 0,
+    trusted: Sequence[str] = (),
+    proxy_protocol: bool = False,
 ) -> AppSpec:
     """An app with http listeners and a tcp one named `raw`; `ports` are those of upstream `api`."""
     named = [("api", ports)] if upstreams is None else upstreams
@@ -94,11 +96,25 @@ def app(
         app="test",
         listeners=(
             *(
-                ListenerSpec(name=name, bind="127.0.0.1:0", protocol="http", upstream=None)
+                ListenerSpec(
+                    name=name,
+                    bind="127.0.0.1:0",
+                    protocol="http",
+                    upstream=None,
+                    proxy_protocol=proxy_protocol,
+                    trusted_proxies=tuple(trusted),
+                )
                 for name in listeners
             ),
             *(
-                ListenerSpec(name="raw", bind="127.0.0.1:0", protocol="tcp", upstream=name)
+                ListenerSpec(
+                    name="raw",
+                    bind="127.0.0.1:0",
+                    protocol="tcp",
+                    upstream=name,
+                    proxy_protocol=proxy_protocol,
+                    trusted_proxies=tuple(trusted),
+                )
                 for name, _ in named[:1]
             ),
         ),

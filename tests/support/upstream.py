@@ -55,6 +55,7 @@ class Wire:
         self.sock.settimeout(SECONDS)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = b""
+        self.trailers: list[bytes] = []  # field lines of the last chunked body
 
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
@@ -96,12 +97,14 @@ class Wire:
         )
 
     def chunked(self) -> bytes:
-        """A chunked body with its end; trailer fields are a failure, as we never pass them on."""
+        """A chunked body with its end; `trailers` tells what stood before that."""
         body = []
+        self.trailers = []
         while size := int(self.until(b"\r\n"), 16):
             body.append(self.exactly(size))
             assert self.exactly(2) == b"\r\n"
-        assert self.exactly(2) == b"\r\n"
+        while line := self.until(b"\r\n").removesuffix(b"\r\n"):
+            self.trailers.append(line)
         return b"".join(body)
 
     def body(self, head: Head) -> bytes:

@@ -57,6 +57,11 @@ def test_the_parts_are_a_sound_file(tmp_path: Path) -> None:
     assert told(tmp_path, document()) == []
 
 
+def proxied(keys: str, protocol: str = "http") -> str:
+    """A listener whose keys after the usual ones begin in line 4, column 3."""
+    return f"listeners: [{{name: web, bind: '127.0.0.1:1', protocol: {protocol},\n  {keys}}}]"
+
+
 FINDINGS: Final[list[tuple[dict[str, str], list[str]]]] = [
     # keys
     ({"more": "workesr: 2"}, ["6:1: unknown key 'workesr' in an app (did you mean workers?)"]),
@@ -96,6 +101,35 @@ FINDINGS: Final[list[tuple[dict[str, str], list[str]]]] = [
     ({"app": "app: shop"}, ["2:6: the file's name says 'billing', not shop (one app a file"]),
     ({"app": "app: Billing"}, ["2:6: 'Billing' is not an app's name"]),
     ({"app": ""}, ["1:1: an app lacks app"]),
+    # trust
+    (
+        {"listeners": proxied("proxy_protocol: true")},
+        ["4:3: a PROXY header is taken from trusted_proxies alone (name the proxies in front"],
+    ),
+    (
+        {"listeners": proxied("proxy_protocol: yes, trusted_proxies: [10.0.0.0/8]")},
+        ["4:19: expected true or false, found 'yes'"],
+    ),
+    (
+        {"listeners": proxied("trusted_proxies: 10.0.0.0/8")},
+        ["4:20: expected a list of networks, found '10.0.0.0/8'"],
+    ),
+    (
+        {"listeners": proxied("trusted_proxies: [10.0.0.1/8, 10.0.0.0/33, localhost]")},
+        [
+            "4:21: '10.0.0.1/8' has bits behind its prefix (write 10.0.0.0/8)",
+            "4:33: '10.0.0.0/33': '33' is not a prefix length (a prefix of this address",
+            "4:46: 'localhost' is not a network (write 10.0.0.0/8)",
+        ],
+    ),
+    (
+        {"listeners": proxied("trusted_proxies: [10.0.0.1, 10.0.0.1/32]")},
+        ["4:31: '10.0.0.1/32' is in the list twice (it stands in line 4 already)"],
+    ),
+    (
+        {"listeners": proxied("trusted_proxies: [10.0.0.0/8], upstream: api", "tcp"), "routes": ""},
+        ["4:3: a tcp listener hears of clients by the PROXY protocol alone (add proxy_protocol"],
+    ),
     # listeners
     (
         {"listeners": "listeners: [{name: web, protocol: http}]"},
@@ -287,8 +321,6 @@ def test_finding(tmp_path: Path, parts: dict[str, str], expected: list[str]) -> 
 
 NOT_YET: Final = [
     "listeners: [{name: a, bind: '127.0.0.1:1', protocol: http, tls: {certificates: []}}]",
-    "listeners: [{name: a, bind: '127.0.0.1:1', protocol: http, proxy_protocol: true}]",
-    "listeners: [{name: a, bind: '127.0.0.1:1', protocol: http, trusted_proxies: []}]",
     "listeners: [{name: a, core: web, protocol: http}]",
     "listeners: [{name: a, bind: '127.0.0.1:1', protocol: http, hosts: [a.example]}]",
     "listeners: [{name: a, bind: '127.0.0.1:1', protocol: http, default: true}]",
@@ -577,3 +609,10 @@ def test_host_name_is_kept_as_an_endpoint(tmp_path: Path) -> None:
     told = [(one.address, one.port) for one in spec.upstreams[0].endpoints]
     assert told == [("db.internal", 5432), ("b", 1)]
     assert spec.resolve_pause_ms == 250
+def test_trust_is_lowered_to_networks_in_one_form(tmp_path: Path) -> None:
+    keys = "proxy_protocol: true, trusted_proxies: ['2001:DB8::/32', 10.0.0.0/8, 192.0.2.1]"
+    (listener,) = load(tmp_path, document(listeners=proxied(keys))).listeners
+    assert listener.proxy_protocol is True
+    assert listener.trusted_proxies == ("10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32")
+    (listener,) = load(tmp_path, document()).listeners
+    assert (listener.proxy_protocol, listener.trusted_proxies) == (False, ())

@@ -1,0 +1,182 @@
+/* dp_client: who a downstream connection comes from: its peer's address, whether that is a trusted
+ * proxy, and the client behind it. Pure but for the connection's own fields.
+ *
+ * Addresses are 16 bytes; IPv4 stands in its IPv6-mapped form (RFC 4291 2.5.5.2), so that a
+ * dual-stack listener's peers match the networks that are written for them. */
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <string.h>
+
+#include "dp_core.h"
+
+/* How many trusted proxies may stand behind each other: beyond that nobody is believed. */
+enum { HOPS_MAX = 32, ELEMENT_MAX = 63 };
+
+static const uint8_t MAPPED[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+
+/* --- addresses -------------------------------------------------------------------------------- */
+
+static bool is_mapped(const uint8_t address[16])
+{
+    return memcmp(address, MAPPED, sizeof(MAPPED)) == 0;
+}
+
+bool dp_address_parse(const char *text, uint8_t ret_address[16])
+{
+    uint8_t v4[4];
+    if (inet_pton(AF_INET, text, v4) == 1) {
+        memcpy(ret_address, MAPPED, sizeof(MAPPED));
+        memcpy(ret_address + 12, v4, 4);
+        return true;
+    }
+    return inet_pton(AF_INET6, text, ret_address) == 1;
+}
+
+size_t dp_address_text(const uint8_t address[16], char ret_text[46])
+{
+    const bool v4 = is_mapped(address);
+    if (inet_ntop(v4 ? AF_INET : AF_INET6, v4 ? address + 12 : address, ret_text, 46) == NULL)
+        return 0;
+    return strlen(ret_text);
+}
+
+bool dp_network_make(const char *address, uint32_t bits, dp_network *ret_network)
+{
+    dp_network network;
+    if (!dp_address_parse(address, network.address))
+        return false;
+    const bool v4 = strchr(address, ':') == NULL;
+    if (bits > (v4 ? 32u : 128u))
+        return false;
+    network.bits = (uint8_t)(v4 ? bits + 96 : bits);
+    *ret_network = network;
+    return true;
+}
+
+bool dp_network_has(const dp_network *network, const uint8_t address[16])
+{
+    const uint32_t bytes = network->bits / 8;
+    const uint32_t rest = network->bits % 8;
+    return memcmp(network->address, address, bytes) == 0 &&
+           (rest == 0 || (network->address[bytes] ^ address[bytes]) >> (8 - rest) == 0);
+}
+
+static bool is_trusted(const dp_listener *listener, const uint8_t address[16])
+{
+    for (uint32_t i = 0; i < listener->trusted_count; i++)
+        if (dp_network_has(&listener->trusted[i], address))
+            return true;
+    return false;
+}
+
+/* --- the connection's ------------------------------------------------------------------------- */
+
+static void show(dp_conn *conn, const uint8_t address[16])
+{
+    conn->client_len = (uint8_t)dp_address_text(address, conn->client);
+}
+
+void dp_client_set(const dp_engine *engine, dp_conn *conn, const uint8_t address[16])
+{
+    memcpy(conn->address, address, sizeof(conn->address));
+    conn->trusted = is_trusted(&engine->tables.listeners[conn->listener], address);
+    show(conn, address);
+}
+
+void dp_client_accepted(const dp_engine *engine, dp_conn *conn, const struct sockaddr_storage *peer)
+{
+    uint8_t address[16];
+    if (peer->ss_family == AF_INET) {
+        struct sockaddr_in v4;
+        memcpy(&v4, peer, sizeof(v4));
+        memcpy(address, MAPPED, sizeof(MAPPED));
+        memcpy(address + 12, &v4.sin_addr, 4);
+    } else if (peer->ss_family == AF_INET6) {
+        struct sockaddr_in6 v6;
+        memcpy(&v6, peer, sizeof(v6));
+        memcpy(address, &v6.sin6_addr, 16);
+    } else {
+        memcpy(conn->client, "unknown", 7);
+        conn->client_len = 7;
+        return;
+    }
+    dp_client_set(engine, conn, address);
+}
+
+void dp_client_moved(const dp_engine *engine, dp_conn *conn, const uint8_t *text, size_t len)
+{
+    char copy[sizeof(conn->client)];
+    uint8_t address[16];
+    if (len < sizeof(copy)) {
+        memcpy(copy, text, len);
+        copy[len] = '\0';
+        if (dp_address_parse(copy, address)) {
+            dp_client_set(engine, conn, address);
+            return;
+        }
+    }
+    memcpy(conn->client, text, len);
+    conn->client_len = (uint8_t)len;
+}
+
+void dp_client_reset(dp_conn *conn)
+{
+    if (conn->trusted)
+        show(conn, conn->address);
+}
+
+/* --- behind trusted proxies ------------------------------------------------------------------- */
+
+/* An element of x-forwarded-for: an address, with or without a port (some proxies add it). */
+static bool parse_element(const uint8_t *at, const uint8_t *end, uint8_t ret_address[16])
+{
+    char text[ELEMENT_MAX + 1];
+    while (at < end && (*at == ' ' || *at == '\t'))
+        at++;
+    while (at < end && (end[-1] == ' ' || end[-1] == '\t'))
+        end--;
+    if (at == end || end - at > ELEMENT_MAX)
+        return false;
+    const uint8_t *const colon = memchr(at, ':', (size_t)(end - at));
+    if (*at == '[') {
+        const uint8_t *const close = memchr(at, ']', (size_t)(end - at));
+        if (close == NULL || (close + 1 < end && close[1] != ':'))
+            return false;
+        at++;
+        end = close;
+    } else if (colon != NULL && memchr(colon + 1, ':', (size_t)(end - colon - 1)) == NULL) {
+        end = colon; /* one colon: IPv4 and a port */
+    }
+    memcpy(text, at, (size_t)(end - at));
+    text[end - at] = '\0';
+    return dp_address_parse(text, ret_address);
+}
+
+/* Each proxy appended the peer that it saw. From the right, as long as the one who says so is
+ * trusted; the first that is not, or the last there is, is the client. */
+void dp_client_walk(const dp_engine *engine, dp_conn *conn, const uint8_t *data,
+                    const dp_request_head *head)
+{
+    const dp_listener *listener = &engine->tables.listeners[conn->listener];
+    uint8_t client[16];
+    uint8_t next[16];
+    uint32_t hops = 0;
+    memcpy(client, conn->address, sizeof(client));
+    for (uint32_t i = head->field_count; i-- > 0;) {
+        const dp_field *field = &head->fields[i];
+        if (field->id != DP_F_X_FORWARDED_FOR)
+            continue;
+        const uint8_t *const start = data + field->value.off;
+        const uint8_t *end = start + field->value.len;
+        while (end != NULL && hops++ < HOPS_MAX && is_trusted(listener, client)) {
+            const uint8_t *const comma = memrchr(start, ',', (size_t)(end - start));
+            if (!parse_element(comma != NULL ? comma + 1 : start, end, next)) {
+                hops = HOPS_MAX;
+                break;
+            }
+            memcpy(client, next, sizeof(client));
+            end = comma;
+        }
+    }
+    show(conn, client);
+}
