@@ -146,6 +146,8 @@ def _joined(fact: Fact | None) -> str | None:
 _WORDS: Final = {
     "drain_deadline_ms": "drain.deadline",
     "ready_deadline_ms": "rollout.ready_deadline",
+    "upstreams_on_rollout": "rollout.upstreams",
+    "sticky_cookie": "sticky.cookie",
 }
 # Fields whose entries are named in the config file as keys, and not listed.
 _MAPPINGS: Final = frozenset({"upstreams"})
@@ -260,11 +262,12 @@ def size_text(count: int) -> str:
 
 
 def _endpoint_text(endpoint: EndpointSpec) -> str:
-    address = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
-    words = [f"{address}:{endpoint.port}"]
+    """With whatever else its fields say, where that is not what is meant without them."""
+    words = [_shown(endpoint.text)]
     for field in dataclasses.fields(endpoint):
-        if field.name not in ("address", "port"):
-            words.append(f"{field.name}={getattr(endpoint, field.name)}")
+        held = getattr(endpoint, field.name)
+        if field.name not in ("address", "port") and held != field.default:
+            words.append(f"{field.name}={held}")
     return " ".join(words)
 
 

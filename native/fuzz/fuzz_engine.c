@@ -71,7 +71,7 @@ int __wrap_clock_gettime(clockid_t clock, struct timespec *ret_now)
 }
 
 /* The kernel's clock is another: timers go off when ours has come that far. */
-enum { PLAYERS = 256 };
+enum { PLAYERS = 64 };
 static struct {
     int fd;
     uint64_t due;
@@ -100,6 +100,7 @@ static void pass(uint64_t ms)
     clock_ms += ms;
     for (size_t i = 0; i < PLAYERS && timers[i].fd != 0; i++) {
         if (timers[i].due <= clock_ms) {
+            timers[i].due = UINT64_MAX; /* until it is armed again */
             (void)__real_timerfd_settime(timers[i].fd, 0, &at_once, NULL);
         }
     }
@@ -166,7 +167,7 @@ static dp_engine *make(uint8_t options, dp_stats *stats)
         .eject_failures = 2,
         .eject_ms = 1000,
         .slow_start_ms = 2000,
-        .proxy_protocol = (options & 64) != 0 ? 2 : 0,
+        .proxy_protocol = (options & 16) != 0 ? 2 : 0,
     };
     const int upstream = dp_upstream_add(engine, &behind);
     (void)dp_endpoint_add(engine, upstream, "127.0.0.1", ntohs(doors[2].sin_port), 2);
@@ -186,7 +187,7 @@ static dp_engine *make(uint8_t options, dp_stats *stats)
                                       .status_count = 1,
                                       .methods = 0xff,
                                       .budget_percent = 50};
-    if ((options & 128) != 0) {
+    if ((options & 32) != 0) {
         (void)dp_route_retry(engine, route, &retries);
     }
     hold(dp_engine_seal(engine) == DP_OK, "it is sealed");

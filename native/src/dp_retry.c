@@ -138,8 +138,6 @@ bool dp_retry(dp_engine *engine, dp_conn *down, enum dp_retry_cause cause, uint3
     dp_upstream_release(engine, down->peer, false);
     struct iovec iov = {.iov_base = exchange->sent.data + exchange->sent.off,
                         .iov_len = exchange->sent.len};
-    int result = dp_upstream_open(engine, down, &iov, 1);
-    if (result == DP_OK && !exchange->keeps)
-        dp_buffer_free(engine, &exchange->sent);
-    return result == DP_OK || result == DP_NEED_MORE;
+    dp_http_opened(engine, down, dp_upstream_open(engine, down, &iov, 1));
+    return true;
 }
