@@ -7,7 +7,7 @@ import dataclasses
 from dataplane.control.messages import Fork
 from dataplane.model.errors import ControlError
 
-FIXED_FDS = 4  # spec, stats, channel, control
+FIXED_FDS = 4  # spec, stats, channel, control; then shared, where it is
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +19,7 @@ class Birth:
     stats_fd: int
     channel_fd: int
     control_fd: int
+    shared_fd: int | None
     listener_fds: tuple[int, ...]  # as fork.listeners names them
     born: float  # of the monotonic clock
 
@@ -30,13 +31,15 @@ class Birth:
             self.stats_fd,
             self.channel_fd,
             self.control_fd,
+            *(() if self.shared_fd is None else (self.shared_fd,)),
             *self.listener_fds,
         )
 
 
 def birth(fork: Fork, fds: tuple[int, ...], born: float) -> Birth:
     """Sorts the descriptors that came with a `Fork`. Raises `ControlError` if they do not fit."""
-    expected = FIXED_FDS + len(fork.listeners)
+    first_listener = FIXED_FDS + fork.shared
+    expected = first_listener + len(fork.listeners)
     if len(fds) != expected:
         raise ControlError(f"{len(fds)} descriptors came with a fork, expected {expected}")
     return Birth(
@@ -45,6 +48,7 @@ def birth(fork: Fork, fds: tuple[int, ...], born: float) -> Birth:
         stats_fd=fds[1],
         channel_fd=fds[2],
         control_fd=fds[3],
-        listener_fds=fds[FIXED_FDS:],
+        shared_fd=fds[FIXED_FDS] if fork.shared else None,
+        listener_fds=fds[first_listener:],
         born=born,
     )

@@ -92,7 +92,7 @@ def _boot(
     spec = AppSpec.from_json(read_sealed(birth.spec_fd))
     engine = _engine(birth, spec)
     # The sealed spec stays open, unused: it shows to whoever may look what this worker was given.
-    close_fds((birth.stats_fd,))
+    close_fds((birth.stats_fd,) if birth.shared_fd is None else (birth.stats_fd, birth.shared_fd))
     probe = Probe(spec)
     seal = seal_process(spec, birth.fork.seal, sandbox, layers)
     probe.run(engine)
@@ -105,7 +105,10 @@ def _boot(
 
 def _engine(birth: Birth, spec: AppSpec) -> Engine:
     stats = mmap.mmap(birth.stats_fd, mmap.PAGESIZE)
-    engine = Engine(spec, stats=stats, seed=_seed(), tick_ms=TICK_MS)
+    shared = None
+    if birth.shared_fd is not None:
+        shared = mmap.mmap(birth.shared_fd, os.fstat(birth.shared_fd).st_size)
+    engine = Engine(spec, stats=stats, seed=_seed(), tick_ms=TICK_MS, shared=shared)
     for name, fd in zip(birth.fork.listeners, birth.listener_fds, strict=True):
         engine.attach(name, fd)
     return engine
