@@ -93,6 +93,7 @@ class Seal:
     landlock: int
     no_new_privs: bool
     dumpable: bool
+    unix: bool = False  # it may connect to UNIX sockets: its image has such an upstream
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

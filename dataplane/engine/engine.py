@@ -167,6 +167,14 @@ class Engine:
             if not check(lib.dp_upstream_is_up(self._engine, index), f"upstream {upstream.name}")
         )
 
+    def upstreams_regressed(self) -> tuple[str, ...]:
+        """Those of `upstreams_down` that are well for another process of the app."""
+        return tuple(
+            upstream.name
+            for index, upstream in enumerate(self._spec.upstreams)
+            if check(lib.dp_upstream_regressed(self._engine, index), f"upstream {upstream.name}")
+        )
+
     def drain(self) -> None:
         """From now on connections stop after their exchange and wait to be saved."""
         check(lib.dp_engine_drain(self._engine), "draining")

@@ -399,6 +399,7 @@ def _lower(value: dict[str, Any]) -> AppSpec:
         drain_deadline_ms=duration_ms(value["drain"]["deadline"]),
         ready_deadline_ms=duration_ms(value["rollout"]["ready_deadline"]),
         workers=value["workers"],
+        upstreams_on_rollout=value["rollout"]["upstreams"],
     )
 
 

@@ -525,9 +525,9 @@ _APP: Final[dict[str, Any]] = {
                 "ready_deadline": {"$ref": "#/$defs/wait", "default": "5s"},
                 "upstreams": {
                     "title": "what unhealthy upstreams mean for a swap",
-                    "enum": ["ignore"],
+                    "description": "regress: one that is well on blue and not on green fails it",
+                    "enum": ["ignore", "regress"],
                     "default": "ignore",
-                    "x-not-yet": ["regress"],
                 },
             },
         },

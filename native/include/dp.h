@@ -235,6 +235,8 @@ int dp_event_take(dp_engine *engine, dp_event *ret_event);
 int dp_checks_open(const dp_engine *engine);
 /* How an upstream stands: 1 up (or not checked), 0 down: a check failed every endpoint's. */
 int dp_upstream_is_up(const dp_engine *engine, int upstream);
+/* 1: it is down here, and well for another process of the app; 0: not so. */
+int dp_upstream_regressed(const dp_engine *engine, int upstream);
 
 /* --- draining and moving ------------------------------------------------------------------- */
 

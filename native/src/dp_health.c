@@ -54,7 +54,7 @@ int dp_health_seal(dp_engine *engine)
 /* --- verdicts ----------------------------------------------------------------------------------
  */
 
-static void verdict(dp_engine *engine, uint32_t slot, bool well)
+static void judge_one(dp_engine *engine, uint32_t slot, bool well)
 {
     const dp_check *check = check_of(engine, slot);
     dp_shared_endpoint *record = engine->pools[slot].check;
@@ -75,6 +75,15 @@ static void verdict(dp_engine *engine, uint32_t slot, bool well)
     atomic_store(&record->streak, 0);
     atomic_store(&record->health, well ? DP_HEALTH_UP : DP_HEALTH_DOWN);
     dp_event_tell(engine, slot, well ? DP_EVENT_UP : DP_EVENT_DOWN);
+}
+
+static void verdict(dp_engine *engine, uint32_t slot, bool well)
+{
+    const dp_pool *pool = &engine->pools[slot];
+    judge_one(engine, slot, well);
+    /* What those who serve find is what a coming generation is held against. */
+    if (engine->serving)
+        atomic_store(&pool->shared->health, atomic_load(&pool->check->health));
 }
 
 static void finish(dp_engine *engine, dp_conn *probe, bool well)

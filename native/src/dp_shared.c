@@ -156,6 +156,33 @@ static bool is_attached(const dp_shared *shared, uint32_t record)
     return false;
 }
 
+static bool is_used_by_others(const dp_shared *shared, uint32_t record)
+{
+    for (uint32_t i = 0; i < shared->seat_count; i++)
+        if (i + 1 != shared->seat && atomic_load(&shared->seats[i].state) == DP_SEAT_TAKEN &&
+            atomic_load(&row_of(shared, i)[record].attached) != 0)
+            return true;
+    return false;
+}
+
+bool dp_shared_others_find_well(const dp_shared *shared, const char *key, size_t len)
+{
+    uint32_t used = shared->header != NULL ? names_used(shared) : 0;
+    for (uint32_t i = 0; i < used; i++) {
+        const dp_shared_endpoint *endpoint = &shared->endpoints[i];
+        if (atomic_load(&endpoint->state) != DP_RECORD_READY || endpoint->key_len < len ||
+            memcmp(endpoint->key, key, len) != 0 || !is_used_by_others(shared, i))
+            continue;
+        uint32_t health = atomic_load(&endpoint->health);
+        /* Where nothing is checked, what traffic says. */
+        if (health == DP_HEALTH_UP ||
+            (health == DP_HEALTH_UNKNOWN && atomic_load(&endpoint->answers) != 0 &&
+             atomic_load(&endpoint->failures) == 0))
+            return true;
+    }
+    return false;
+}
+
 /* Attaches us to a record that is still the key's. */
 static bool attach(const dp_shared *shared, uint32_t record, const char *key, size_t len)
 {

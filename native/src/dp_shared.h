@@ -123,6 +123,8 @@ dp_shared_endpoint *dp_shared_find(dp_shared *shared, const char *key, size_t le
                                    dp_shared_count **ret_count);
 /* Gives back what dead processes counted. True: something changed. */
 bool dp_shared_sweep(dp_shared *shared);
+/* Whether a process other than ours finds a record well whose key begins so. */
+bool dp_shared_others_find_well(const dp_shared *shared, const char *key, size_t len);
 void dp_shared_leave(dp_shared *shared); /* ours, too */
 
 /* At most max of open (0: no limit), and a share of it in one's own row. */

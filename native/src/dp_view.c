@@ -360,6 +360,18 @@ int dp_checks_open(const dp_engine *engine)
     return (int)open;
 }
 
+int dp_upstream_regressed(const dp_engine *engine, int index)
+{
+    int up = dp_upstream_is_up(engine, index);
+    if (up != 0)
+        return up < 0 ? up : 0;
+    const dp_upstream *upstream = &engine->tables.upstreams[index];
+    char key[sizeof(upstream->name) + 1] = "t";
+    size_t name = strlen(upstream->name) + 1; /* with its end: "api" is not "api2" */
+    memcpy(key + 1, upstream->name, name);
+    return dp_shared_others_find_well(&engine->shared, key, 1 + name);
+}
+
 int dp_upstream_is_up(const dp_engine *engine, int index)
 {
     DP_CHECK(engine->magic == DP_ENGINE_MAGIC);

@@ -301,7 +301,6 @@ NOT_YET: Final = [
     "rate: {requests: 0}",
     "access_log: {format: json}",
     "access_log: {format: combined}",
-    "rollout: {upstreams: regress}",
 ]
 
 
