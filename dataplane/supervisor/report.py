@@ -78,6 +78,7 @@ def _seal(seal: Seal) -> dict[str, Any]:
         "landlock": seal.landlock,
         "no_new_privs": seal.no_new_privs,
         "dumpable": seal.dumpable,
+        "unix": seal.unix,
         "uid": None,
         "cgroup": None,
         "egress": False,

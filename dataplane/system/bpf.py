@@ -140,16 +140,17 @@ def hiding_program(machine: Machine) -> bytes:
     return _prologue(machine) + hidden + _return(_ALLOW)
 
 
-def worker_program(machine: Machine) -> bytes:
+def worker_program(machine: Machine, *, unix: bool = False) -> bytes:
     """What a sealed worker may call. Anything else answers EPERM; another table of calls kills.
 
+    `unix`: it may connect to UNIX sockets, too.
     Where it holds `OWN_PID` stands the process's own number, see `for_process`.
     """
     rules = {
         "sendto": _no_bits(3, _MSG_FASTOPEN, EOPNOTSUPP),  # it connects, and Landlock lets it pass
         "sendmsg": _no_bits(2, _MSG_FASTOPEN, EOPNOTSUPP),
         "setsockopt": _option_rule(),
-        "socket": _socket_rule(),
+        "socket": _socket_rule((socket.AF_UNIX,) if unix else ()),
         # No code can be made, and nothing laid over the engine's read-only tables. mprotect, which
         # could make them writable again, is not allowed at all: malloc needs it for threads only.
         "mmap": _no_bits(2, _PROT_EXEC, EPERM, then=_no_bits(3, _MAP_FIXED, EPERM)),
@@ -185,12 +186,16 @@ def _prologue(machine: Machine) -> bytes:
     return steps
 
 
-def _socket_rule() -> bytes:
-    """TCP over IPv4 or IPv6. MPTCP is another protocol to Landlock, which does not limit it."""
+def _socket_rule(more: tuple[int, ...]) -> bytes:
+    """TCP over IPv4 or IPv6, and streams of more families.
+
+    MPTCP is another protocol to Landlock, which does not limit it.
+    """
     protocol = _one_of(2, (0, socket.IPPROTO_TCP), EPERM)
     stream = _argument(1) + _step(_AND, _SOCK_TYPE_MASK)
     stream += _jump(_JEQ, socket.SOCK_STREAM, 1, 0) + _fail(EPERM)
-    return _one_of(0, (socket.AF_INET, socket.AF_INET6), EAFNOSUPPORT, then=stream + protocol)
+    families = (socket.AF_INET, socket.AF_INET6, *more)
+    return _one_of(0, families, EAFNOSUPPORT, then=stream + protocol)
 
 
 def _option_rule() -> bytes:

@@ -68,7 +68,9 @@ class Sandbox:
         self._machine: Final[Machine | None] = machine_layout(os.uname().machine)
         if self._machine is not None:
             self._hiding = hiding_program(self._machine)
-            self._allowing = worker_program(self._machine)
+            self._allowing = {
+                unix: worker_program(self._machine, unix=unix) for unix in (False, True)
+            }
 
     def hide_io_uring(self) -> Layer:
         """From now on this kernel has no io_uring (ENOSYS), for children neither."""
@@ -115,11 +117,15 @@ class Sandbox:
         )
         return abi, Layer(name="landlock", on=True, reason=weaker)
 
-    def filter_calls(self, own_pid: int) -> Layer:
-        """Only the calls that serving needs, with the arguments that serving uses."""
+    def filter_calls(self, own_pid: int, *, unix: bool = False) -> Layer:
+        """Only the calls that serving needs, with the arguments that serving uses.
+
+        `unix`: connecting to UNIX sockets is among them. Landlock does not limit to which ones:
+        whoever owns a socket's file says who may.
+        """
         if self._machine is None:
             return _off("seccomp", f"no call numbers for {os.uname().machine}")
-        return self._install("seccomp", for_process(self._allowing, own_pid))
+        return self._install("seccomp", for_process(self._allowing[unix], own_pid))
 
     def _restrict(self, machine: Machine, abi: int, connect_ports: list[int]) -> None:
         files = _LANDLOCK_FILES.get(abi, _LANDLOCK_FILES_ALL)

@@ -33,6 +33,7 @@ from dataplane.system.process import set_name
 from dataplane.system.sandbox import Layer, Sandbox, limit_resources
 from dataplane.worker.birth import Birth
 from dataplane.worker.faults import Faults
+from dataplane.worker.first_look import compare_upstreams
 from dataplane.worker.probe import Probe
 from dataplane.worker.serving import Worker
 
@@ -101,10 +102,12 @@ def _boot(
     spec = filled(AppSpec.from_json(read_sealed(birth.spec_fd)), _inputs(birth))
     engine = _engine(birth, spec)
     # The sealed spec stays open, unused: it shows to whoever may look what this worker was given.
-    close_fds((birth.stats_fd,))
+    close_fds((birth.stats_fd,) if birth.shared_fd is None else (birth.stats_fd, birth.shared_fd))
     probe = Probe(spec)
     seal = seal_process(spec, birth.fork.seal, sandbox, layers)
     probe.run(engine)
+    if spec.upstreams_on_rollout == "regress":
+        compare_upstreams(spec, engine)
     faults.before_ready()
     born_ms = (time.monotonic() - birth.born) * 1000
     _send(sock, Ready(pid=os.getpid(), seal=seal, born_ms=born_ms))
@@ -137,7 +140,10 @@ def _inputs(birth: Birth) -> Inputs:
 
 def _engine(birth: Birth, spec: AppSpec) -> Engine:
     stats = mmap.mmap(birth.stats_fd, mmap.PAGESIZE)
-    engine = Engine(spec, stats=stats, seed=_seed(), tick_ms=TICK_MS)
+    shared = None
+    if birth.shared_fd is not None:
+        shared = mmap.mmap(birth.shared_fd, os.fstat(birth.shared_fd).st_size)
+    engine = Engine(spec, stats=stats, seed=_seed(), tick_ms=TICK_MS, shared=shared)
     for name, fd in zip(birth.fork.listeners, birth.listener_fds, strict=True):
         engine.attach(name, fd)
     return engine
@@ -151,16 +157,18 @@ def seal_process(
     `left_out` names layers that a test wants off.
     """
     limit_resources(descriptors_needed(spec))
+    endpoints = [endpoint for upstream in spec.upstreams for endpoint in upstream.endpoints]
+    unix = any(not endpoint.port for endpoint in endpoints)
     undumpable, no_new_privileges = sandbox.undump(), sandbox.no_new_privileges()
     layers += [undumpable, no_new_privileges]
     landlock_abi = 0
     if "landlock" not in left_out:
-        ports = {endpoint.port for upstream in spec.upstreams for endpoint in upstream.endpoints}
+        ports = {endpoint.port for endpoint in endpoints if endpoint.port}
         landlock_abi, layer = sandbox.landlock(ports)
         layers.append(layer)
     seccomp = False
     if "seccomp" not in left_out:
-        layer = sandbox.filter_calls(os.getpid())
+        layer = sandbox.filter_calls(os.getpid(), unix=unix)
         layers.append(layer)
         seccomp = layer.on
     for layer in layers:
@@ -174,6 +182,7 @@ def seal_process(
         landlock=landlock_abi,
         no_new_privs=no_new_privileges.on,
         dumpable=not undumpable.on,
+        unix=unix,
     )
 
 

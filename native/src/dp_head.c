@@ -9,6 +9,8 @@
 #include "dp_forward.h"
 #include "dp_write.h"
 
+enum { COOKIE_LINE_MAX = 384 };
+
 static dp_writer writer_init(dp_engine *engine)
 {
     return (dp_writer){.at = engine->head_buffer,
@@ -204,6 +206,8 @@ size_t dp_head_response(dp_engine *engine, const dp_conn *down, const uint8_t *d
         dp_put_text(&out, "connection: close\r\n");
     else if (exchange->minor == 0)
         dp_put_text(&out, "connection: keep-alive\r\n");
+    char cookie[COOKIE_LINE_MAX];
+    dp_put(&out, cookie, dp_pick_cookie(engine, down, cookie, sizeof(cookie)));
     put_edits(&out, edits);
     dp_put(&out, "\r\n", 2);
     return written(engine, &out);

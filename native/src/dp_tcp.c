@@ -8,6 +8,7 @@
 static void end_tunnel(dp_engine *engine, dp_conn *down, bool with_reset)
 {
     dp_conn *up = down->peer;
+    dp_queue_leave(engine, down);
     if (up != NULL) {
         engine->stats->tunnels--;
         if (with_reset) /* neither side may take what it got for all there was */
@@ -92,14 +93,25 @@ void dp_tcp_accepted(dp_engine *engine, dp_conn *down)
 {
     down->state = DP_S_TUNNEL;
     down->exchange.upstream = engine->tables.listeners[down->listener].upstream;
-    /* What came behind a PROXY header, if there was one. */
-    struct iovec first = {.iov_base = dp_buffer_start(&down->in), .iov_len = down->in.len};
-    if (dp_upstream_open(engine, down, &first, 1) != DP_OK) {
+    dp_pick_key(engine, down, NULL, NULL);
+    /* What came behind a PROXY header, if there was one: kept while it waits for a connection. */
+    down->exchange.sent = down->in;
+    down->in = (dp_buffer){0};
+    struct iovec first = {.iov_base = dp_buffer_start(&down->exchange.sent),
+                          .iov_len = down->exchange.sent.len};
+    dp_tcp_opened(engine, down, dp_upstream_open(engine, down, &first, 1));
+}
+
+void dp_tcp_opened(dp_engine *engine, dp_conn *down, int result)
+{
+    if (result == DP_NEED_MORE)
+        return; /* it waits for a connection */
+    if (result != DP_OK) {
         engine->stats->upstream_failures_total++;
         dp_conn_reset(engine, down);
         return;
     }
-    dp_buffer_free(engine, &down->in);
+    dp_buffer_free(engine, &down->exchange.sent);
     engine->stats->tunnels++;
     dp_timer_set(engine, down, engine->options.tunnel_idle_ms);
 }

@@ -1,0 +1,195 @@
+"""Upstreams of a sealed app, seen from outside: checks, limits over workers and swaps, sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.dataplane import APP, Dataplane, Json, app_config
+from tests.support.upstream import SECONDS, Peer, Upstream, echo
+
+
+class Moody:
+    """Answers with the status it is told to; `requests` are those that were no check."""
+
+    def __init__(self) -> None:
+        self.status = "200 OK"
+        self.requests = 0
+
+    def __call__(self, peer: Peer) -> None:
+        while True:
+            head, _ = peer.request()
+            self.requests += head.get("user-agent") != "dataplane"
+            peer.answer(b"moody", status=self.status)
+
+
+def config(*endpoints: str, workers: int = 1, rollout: str = "ignore", **upstream: Any) -> Json:
+    made: Json = app_config()
+    made["routes"] = [{"match": {"path": "/"}, "upstream": "api"}]
+    made["upstreams"] = {"api": {"endpoints": list(endpoints), **upstream}}
+    made["workers"] = workers
+    made["rollout"] = {"upstreams": rollout}
+    return made
+
+
+def get(plane: Dataplane, path: str = "/") -> tuple[int, bytes]:
+    host, port = plane.address()
+    with contextlib.closing(http.client.HTTPConnection(host, port, timeout=SECONDS)) as connection:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+@pytest.fixture
+def served() -> Iterator[Upstream]:
+    with Upstream(echo) as upstream:
+        yield upstream
+
+
+CHECK = {"path": "/healthz", "interval": "100ms", "timeout": "100ms", "fall": 2, "rise": 1}
+
+
+def test_a_check_takes_an_endpoint_out_and_tells_of_it(plane: Dataplane, served: Upstream) -> None:
+    moody = Moody()
+    with Upstream(moody) as sick:
+        ours = f"127.0.0.1:{sick.port}"
+        plane.configure(config(ours, f"127.0.0.1:{served.port}", workers=2, health=CHECK))
+        plane.start()
+        plane.event("upstream.up", upstream="api", endpoint=ours)
+        moody.status = "500 Oh no"
+        plane.event("upstream.down", upstream="api", endpoint=ours)
+        before = moody.requests
+        assert {get(plane)[1] for _ in range(8)} == {b""}
+        assert moody.requests == before
+        assert plane.metric("dataplane_upstream_up") == 1
+        assert plane.metric("dataplane_upstream_endpoint_up") == 1
+        moody.status = "200 OK"
+        plane.event("upstream.up", upstream="api", endpoint=ours)
+
+
+def test_what_was_learned_outlives_a_swap(plane: Dataplane, served: Upstream) -> None:
+    moody = Moody()
+    moody.status = "500 Oh no"
+    slow = {**CHECK, "interval": "5s", "timeout": "1s", "fall": 1}
+    with Upstream(moody) as sick:
+        ours = f"127.0.0.1:{sick.port}"
+        plane.configure(config(ours, f"127.0.0.1:{served.port}", health=slow))
+        plane.start()
+        plane.event("upstream.down", endpoint=ours)
+        before = moody.requests
+        assert plane.swap(force=True)["outcome"] == "swapped"
+        assert {get(plane)[1] for _ in range(6)} == {b""}  # green knows without a probe
+        assert moody.requests == before
+
+
+def test_an_upstream_that_is_well_on_blue_and_not_on_green_fails_the_swap(
+    plane: Dataplane, served: Upstream
+) -> None:
+    well = f"127.0.0.1:{served.port}"
+    plane.configure(config(well, rollout="regress", health=CHECK))
+    plane.start()
+    plane.event("upstream.up", endpoint=well)
+    with Upstream(Moody()) as other:
+        gone = f"127.0.0.1:{other.port}"
+    plane.configure(config(gone, rollout="regress", health=CHECK))
+    ledger = plane.swap(code=502)
+    assert ledger["outcome"] == "failed"
+    assert "upstream api: well where it serves now" in ledger["error"]
+    assert get(plane)[0] == 200
+    plane.configure(config(gone, rollout="ignore", health=CHECK))
+    assert plane.swap()["outcome"] == "swapped"
+
+
+def test_an_outage_that_blue_sees_too_stops_no_swap(plane: Dataplane) -> None:
+    with Upstream(Moody()) as upstream:
+        gone = f"127.0.0.1:{upstream.port}"
+    plane.configure(config(gone, rollout="regress", health=CHECK))
+    plane.start()
+    plane.event("upstream.down", endpoint=gone)
+    assert get(plane)[0] == 503
+    plane.configure(config(gone, rollout="regress", health={**CHECK, "fall": 3}))
+    assert plane.swap()["outcome"] == "swapped"
+
+
+class Busy:
+    """Counts how many connections are open at once; answers when it is let."""
+
+    def __init__(self) -> None:
+        self.open = self.most = 0
+        self.lock = threading.Lock()
+        self.came = threading.Semaphore(0)
+        self.let = threading.Semaphore(0)
+
+    def __call__(self, peer: Peer) -> None:
+        with self.lock:
+            self.open += 1
+            self.most = max(self.most, self.open)
+        try:
+            while True:
+                peer.request()
+                self.came.release()
+                assert self.let.acquire(timeout=SECONDS)
+                peer.answer(b"busy")
+        finally:
+            with self.lock:
+                self.open -= 1
+
+
+def test_a_limit_counts_once_over_workers_and_a_dead_one_gives_back(plane: Dataplane) -> None:
+    busy = Busy()
+    with Upstream(busy) as upstream:
+        plane.configure(
+            config(f"127.0.0.1:{upstream.port}", workers=2, max_connections=1, connect_timeout="9s")
+        )
+        plane.start()
+        first = plane.later(get, plane, "/1")
+        assert busy.came.acquire(timeout=SECONDS)
+        others = [plane.later(get, plane, f"/{number}") for number in range(2, 6)]
+        assert not busy.came.acquire(timeout=0.3)
+        pids = [worker["pid"] for worker in plane.workers()]
+        holder = next(pid for pid in pids if holds_connection_to(pid, upstream.port))
+        os.kill(holder, signal.SIGKILL)
+        with pytest.raises((ConnectionError, http.client.HTTPException)):
+            first.result(SECONDS)
+        busy.let.release()  # the thread of the connection that was cut
+        for _ in others:
+            busy.let.release()
+        ended = [future.exception(SECONDS) or future.result()[0] for future in others]
+        assert 200 in ended
+        assert all(one == 200 or isinstance(one, Exception) for one in ended)
+        assert busy.most == 1
+
+
+def holds_connection_to(pid: int, port: int) -> bool:
+    """Whether a process has a connection to this port of 127.0.0.1 (root may look)."""
+    inodes = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        words = line.split()
+        if words[2] == f"0100007F:{port:04X}":
+            inodes.add(f"socket:[{words[9]}]")
+    folder = Path(f"/proc/{pid}/fd")
+    return any(os.readlink(link) in inodes for link in folder.iterdir())
+
+
+def test_a_unix_socket_upstream_is_reached_through_the_seal(plane: Dataplane) -> None:
+    path = plane.folder / "u.sock"
+    with Upstream(echo, address=str(path)):
+        plane.configure(config(f"unix:{path}"))
+        plane.start()
+        assert [get(plane)[0] for _ in range(3)] == [200, 200, 200]
+        assert plane.report()["generations"][0]["seal"]["unix"] is True
+    path.unlink()
+
+
+def test_an_app_without_one_says_so_in_its_seal(plane: Dataplane, served: Upstream) -> None:
+    plane.configure(config(f"127.0.0.1:{served.port}"))
+    plane.start()
+    assert plane.report(APP)["generations"][0]["seal"]["unix"] is False
