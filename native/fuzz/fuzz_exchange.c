@@ -64,11 +64,18 @@ static dp_engine *make(uint32_t transport, dp_stats *stats)
         .idle_ms = 600000,
         .tunnel_idle_ms = 600000,
     };
+    const dp_upstream_options behind = {
+        .name = "api",
+        .endpoints = 1,
+        .balance = DP_ROUND_ROBIN,
+        .connect_timeout_ms = 60000,
+        .keepalive = 4,
+    };
     const dp_route_options all = {.path = "/", .upstream = 0, .request_timeout_ms = 600000};
 
-    hold(dp_engine_new(&given, stats, &engine) == DP_OK &&
-             dp_upstream_add(engine, "api", DP_ROUND_ROBIN, 60000, 4) == 0 &&
-             dp_endpoint_add(engine, 0, "127.0.0.1", ntohs(stage.upstream_address.sin_port)) == 0 &&
+    hold(dp_engine_new(&given, stats, &engine) == DP_OK && dp_upstream_add(engine, &behind) == 0 &&
+             dp_endpoint_add(engine, 0, "127.0.0.1", ntohs(stage.upstream_address.sin_port), 1) ==
+                 0 &&
              dp_listener_add(engine, "web", DP_HTTP, -1) == 0 && dp_route_add(engine, &all) == 0 &&
              dp_engine_seal(engine) == DP_OK,
          "an engine is made");
