@@ -170,9 +170,9 @@ class _Heard:
     """llhttp's callbacks, for the first message alone. Mutable."""
 
     def __init__(self, *, request: bool) -> None:
-        self._request = request
-        kind = httptools.HttpRequestParser if request else httptools.HttpResponseParser
-        self.parser = kind(self)
+        self.parser: Final = (
+            httptools.HttpRequestParser(self) if request else httptools.HttpResponseParser(self)
+        )
         self.start: tuple[bytes, bytes, int] | None = None
         self.target = b""
         self.fields: list[tuple[bytes, bytes]] = []
@@ -189,11 +189,12 @@ class _Heard:
 
     def on_headers_complete(self) -> None:
         if self.start is None:
-            minor = int(self.parser.get_http_version()[-1:])
-            if self._request:
-                self.start = (self.parser.get_method(), self.target, minor)
+            parser = self.parser
+            minor = int(parser.get_http_version()[-1:])
+            if isinstance(parser, httptools.HttpRequestParser):
+                self.start = (parser.get_method(), self.target, minor)
             else:
-                self.start = (b"%d" % self.parser.get_status_code(), b"", minor)
+                self.start = (b"%d" % parser.get_status_code(), b"", minor)
 
     def on_body(self, body: bytes) -> None:
         if not self.whole:
