@@ -181,6 +181,7 @@ static void free_connections(dp_engine *engine)
                 dp_buffer_free(engine, &conn->in);
                 dp_buffer_free(engine, &conn->out);
                 dp_buffer_free(engine, &conn->exchange.sent);
+                dp_buffer_free(engine, &conn->exchange.account.line);
             }
         }
         free(chunk);
@@ -194,6 +195,7 @@ void dp_engine_free(dp_engine *engine)
         return;
     DP_CHECK(engine->magic == DP_ENGINE_MAGIC);
     (void)dp_engine_pause(engine);
+    dp_access_done(engine);
     engine->stats = &engine->own_stats; /* the caller's page may be gone already */
     free_connections(engine);
     dp_buffers_trim(engine, true);
@@ -209,6 +211,7 @@ void dp_engine_free(dp_engine *engine)
     free(engine->head_buffer);
     free(engine->pools);
     free(engine->rotors);
+    dp_meter_done(engine);
     engine->magic = 0;
     free(engine);
 }
@@ -441,9 +444,11 @@ static int make_live_state(dp_engine *engine)
             upstream->endpoints[j].slot = slot;
             engine->pools[slot].endpoint = &upstream->endpoints[j];
             engine->pools[slot].keepalive = upstream->keepalive;
+            engine->pools[slot].upstream = i;
         }
     }
-    return DP_OK;
+    int result = dp_meter_seal(engine);
+    return result == DP_OK ? dp_access_seal(engine) : result;
 }
 
 int dp_engine_seal(dp_engine *engine)

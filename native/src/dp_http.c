@@ -27,7 +27,7 @@ static void drop_upstream(dp_engine *engine, dp_conn *down, bool reusable)
 static void leave_exchange(dp_engine *engine, dp_conn *down)
 {
     if (down->state == DP_S_EXCHANGE)
-        engine->stats->requests_active--;
+        dp_exchange_over(engine, down, false);
     drop_upstream(engine, down, false);
 }
 
@@ -83,7 +83,7 @@ static void finish_exchange(dp_engine *engine, dp_conn *down)
 {
     dp_exchange *exchange = &down->exchange;
     drop_upstream(engine, down, exchange->reusable && exchange->request_done);
-    engine->stats->requests_active--;
+    dp_exchange_over(engine, down, true);
     down->state = DP_S_IDLE;
     if (!exchange->keep_alive || !exchange->request_done || engine->closing_idle) {
         bool told = !exchange->keep_alive && exchange->may_send;
@@ -116,6 +116,9 @@ static void send_answer(dp_engine *engine, dp_conn *down, dp_answer *answer)
     answer->head_only = exchange->method == DP_M_HEAD;
     size_t len = dp_head_answer(engine, answer);
     struct iovec iov = {.iov_base = engine->head_buffer, .iov_len = len};
+    if (len != 0)
+        dp_exchange_answered(engine, down, answer->status,
+                             len - (answer->head_only ? 0 : answer->body_len));
     if (len == 0 || dp_conn_send(engine, down, &iov, 1) != 0) {
         engine->stats->answers_total[0]++;
         close_both(engine, down);
@@ -134,6 +137,7 @@ static void send_answer(dp_engine *engine, dp_conn *down, dp_answer *answer)
 static void refuse(dp_engine *engine, dp_conn *down, uint32_t status)
 {
     const char *text = dp_status_text(status);
+    dp_exchange_blame(down, dp_outcome_of(status));
     engine->stats->own_answers_total[dp_status_slot(status)]++;
     dp_answer answer = {.status = status, .body = (const uint8_t *)text, .body_len = strlen(text)};
     send_answer(engine, down, &answer);
@@ -163,15 +167,17 @@ static void refuse_head(dp_engine *engine, dp_conn *down, uint32_t status)
 {
     down->exchange = (dp_exchange){.minor = 1};
     down->state = DP_S_EXCHANGE;
-    engine->stats->requests_total++;
-    engine->stats->requests_active++;
+    dp_exchange_begun(engine, down, NULL);
     refuse(engine, down, status);
 }
 
 void dp_http_upstream_failed(dp_engine *engine, dp_conn *down, bool timed_out)
 {
     dp_exchange *exchange = &down->exchange;
-    engine->stats->upstream_failures_total++;
+    dp_meter_failed(engine, down);
+    dp_exchange_blame(down, timed_out            ? DP_OUT_UPSTREAM_TIMEOUT
+                            : down->peer == NULL ? DP_OUT_CONNECT_FAILED
+                                                 : DP_OUT_UPSTREAM_BROKE);
     if (exchange->head_sent) {
         cut_short(engine, down);
         return;
@@ -188,8 +194,10 @@ void dp_http_timeout(dp_engine *engine, dp_conn *down)
         return;
     case DP_S_EXCHANGE:
         if (down->out.len != 0) {
+            dp_exchange_blame(down, DP_OUT_CLIENT_TIMEOUT);
             reset_both(engine, down); /* it does not read */
         } else if (!exchange->request_done && (down->peer == NULL || down->peer->out.len == 0)) {
+            dp_exchange_blame(down, DP_OUT_CLIENT_TIMEOUT);
             if (exchange->head_sent)
                 cut_short(engine, down);
             else
@@ -369,8 +377,7 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
     down->state = DP_S_EXCHANGE;
     down->flags &= (uint8_t)~DP_C_SKIPPED;
     down->lingered = 0;
-    engine->stats->requests_total += (down->flags & DP_C_PROBE) == 0;
-    engine->stats->requests_active++;
+    dp_exchange_begun(engine, down, data);
 
     uint8_t *body = data + head->head_len;
     uint64_t max_body = engine->options.max_body_bytes;
@@ -384,6 +391,7 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
         return;
     }
     exchange->request_done = step.done;
+    exchange->account.bytes_in += step.used;
     const dp_route *route = dp_route_lookup(&engine->tables, data, head);
     exchange->route = route;
     if ((down->flags & DP_C_PROBE) != 0) {
@@ -522,6 +530,7 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
     size_t len = (size_t)got;
     dp_body_step step = request_feed(engine, exchange, data, len);
     if (step.failure != DP_OK) {
+        dp_exchange_blame(down, dp_outcome_of(step.failure == DP_ETOOBIG ? 413 : 400));
         if (exchange->head_sent)
             cut_short(engine, down);
         else
@@ -529,6 +538,7 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
         return down->state == DP_S_LINGER;
     }
     exchange->request_done = step.done;
+    exchange->account.bytes_in += step.used;
     struct iovec iov = {.iov_base = data, .iov_len = step.kept};
     int result = dp_conn_send(engine, up, &iov, 1);
     if (result == -ENOBUFS) {
@@ -598,6 +608,7 @@ static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t
     exchange->head_sent = true;
     exchange->response_done = step.done;
     engine->stats->answers_total[head->status / 100]++;
+    dp_exchange_answered(engine, down, head->status, head_len);
     struct iovec iov[2] = {{.iov_base = engine->head_buffer, .iov_len = head_len},
                            {.iov_base = body, .iov_len = step.kept}};
     if (dp_conn_send(engine, down, iov, 2) != 0 ||

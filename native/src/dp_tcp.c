@@ -8,6 +8,7 @@
 static void end_tunnel(dp_engine *engine, dp_conn *down, bool with_reset)
 {
     dp_conn *up = down->peer;
+    dp_tunnel_over(engine, down, with_reset ? DP_OUT_CLIENT_GONE : DP_OUT_OK);
     if (up != NULL) {
         engine->stats->tunnels--;
         if (with_reset) /* neither side may take what it got for all there was */
@@ -49,6 +50,8 @@ static int pump_one(dp_engine *engine, dp_conn *from, dp_conn *to)
         return 0;
     if (got < 0)
         return (int)got;
+    if (from->role == DP_DOWN)
+        from->exchange.account.bytes_in += (uint64_t)got;
     if (got == 0)
         return 1;
     struct iovec iov = {.iov_base = engine->read_buffer, .iov_len = (size_t)got};
@@ -74,6 +77,8 @@ void dp_tcp_pump(dp_engine *engine, dp_conn *down)
         int there = pump_one(engine, down, up);
         int back = there < 0 ? 0 : pump_one(engine, up, down);
         if (there < 0 || back < 0 || is_reset(down) || is_reset(up)) {
+            if (is_reset(up))
+                dp_exchange_blame(down, DP_OUT_UPSTREAM_BROKE);
             end_tunnel(engine, down, true);
             return;
         }
@@ -93,8 +98,10 @@ void dp_tcp_accepted(dp_engine *engine, dp_conn *down)
     down->state = DP_S_TUNNEL;
     down->exchange.upstream = engine->tables.listeners[down->listener].upstream;
     struct iovec nothing = {.iov_base = engine->read_buffer, .iov_len = 0};
+    dp_tunnel_begun(engine, down);
     if (dp_upstream_open(engine, down, &nothing, 1) != DP_OK) {
-        engine->stats->upstream_failures_total++;
+        dp_meter_failed(engine, down);
+        dp_tunnel_over(engine, down, DP_OUT_CONNECT_FAILED);
         dp_conn_reset(engine, down);
         return;
     }
@@ -104,12 +111,14 @@ void dp_tcp_accepted(dp_engine *engine, dp_conn *down)
 
 void dp_tcp_upstream_failed(dp_engine *engine, dp_conn *down)
 {
-    engine->stats->upstream_failures_total++;
+    dp_meter_failed(engine, down);
+    dp_tunnel_over(engine, down, DP_OUT_CONNECT_FAILED);
     engine->stats->tunnels--; /* its upstream connection is gone already */
     dp_conn_reset(engine, down);
 }
 
 void dp_tcp_timeout(dp_engine *engine, dp_conn *down)
 {
+    dp_exchange_blame(down, DP_OUT_IDLE);
     end_tunnel(engine, down, true);
 }

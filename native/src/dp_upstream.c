@@ -13,6 +13,7 @@ static void detach(dp_engine *engine, dp_conn *up)
     if (down == NULL)
         return;
     engine->pools[up->endpoint].active--;
+    dp_meter_detached(engine, up->endpoint);
     down->peer = NULL;
     up->peer = NULL;
 }
@@ -24,6 +25,7 @@ static void attach(dp_engine *engine, dp_conn *down, dp_conn *up)
     up->peer = down;
     up->protocol = down->protocol;
     engine->pools[up->endpoint].active++;
+    dp_meter_attached(engine, down, up->endpoint);
 }
 
 void dp_upstream_release(dp_engine *engine, dp_conn *up, bool reusable)
@@ -55,10 +57,10 @@ static dp_conn *connect_to(dp_engine *engine, const dp_endpoint *endpoint, uint3
         return NULL;
     int on = 1;
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    engine->stats->upstream_connects_total++;
+    dp_meter_connect(engine, endpoint->slot);
     if (connect(fd, (const struct sockaddr *)&endpoint->address, endpoint->address_len) != 0 &&
         errno != EINPROGRESS) {
-        engine->stats->upstream_connect_failures_total++;
+        dp_meter_connect_failed(engine, endpoint->slot);
         (void)close(fd);
         return NULL;
     }
@@ -148,6 +150,7 @@ int dp_upstream_open(dp_engine *engine, dp_conn *down, struct iovec *iov, int co
         attach(engine, down, up);
         return DP_OK;
     }
+    dp_meter_up(engine, (uint32_t)down->exchange.upstream, false);
     return DP_ESYSTEM;
 }
 
@@ -156,7 +159,7 @@ int dp_upstream_retry(dp_engine *engine, dp_conn *up)
     dp_conn *down = up->peer;
     dp_buffer first = up->out;
     up->out = (dp_buffer){0};
-    engine->stats->upstream_connect_failures_total++;
+    dp_meter_connect_failed(engine, up->endpoint);
     detach(engine, up);
     dp_conn_close(engine, up);
     const dp_upstream *upstream = &engine->tables.upstreams[down->exchange.upstream];
@@ -171,6 +174,7 @@ int dp_upstream_retry(dp_engine *engine, dp_conn *up)
         return DP_OK;
     }
     dp_buffer_free(engine, &first);
+    dp_meter_up(engine, (uint32_t)down->exchange.upstream, false);
     return DP_ESYSTEM;
 }
 
@@ -189,5 +193,6 @@ int dp_upstream_connected(dp_engine *engine, dp_conn *up)
         return DP_ESYSTEM;
     up->state = DP_S_EXCHANGE;
     up->deadline = 0;
+    dp_meter_up(engine, engine->pools[up->endpoint].upstream, true);
     return DP_OK;
 }
