@@ -38,7 +38,7 @@ class Fork:
 
     Descriptors: spec (sealed memfd), stats (memfd), channel (SEQPACKET, the worker's end), control
     (SEQPACKET, bound, for the worker itself to listen on), then the listening sockets, one for each
-    entry of `listeners`.
+    entry of `listeners`; last, if `log`, the writing end of the access log's pipe.
     """
 
     request: int
@@ -49,6 +49,7 @@ class Fork:
     listeners: tuple[str, ...]  # the listener's name for each listening socket, names may repeat
     seal: tuple[str, ...]  # layers to leave out, for tests: "seccomp", "landlock"
     faults: tuple[str, ...]  # failures to show on purpose, for tests; see worker/faults.py
+    log: bool = False  # the image writes an access log
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,8 +234,22 @@ def encode_message(message: Message) -> bytes:
 
 
 def _fields(value: Any) -> dict[str, Any]:
+    """All fields, but those that came later and say what code before them meant.
+
+    So whoever does not know them yet still understands a message that has no need of them.
+    """
     # Not dataclasses.asdict, which copies everything that it finds.
-    return {name: getattr(value, name) for name in value.__slots__}
+    later = _LATER.get(type(value), {})
+    return {
+        name: held
+        for name in value.__slots__
+        if (held := getattr(value, name)) is None or later.get(name, _NEEDED) != held
+    }
+
+
+_NEEDED: Final = object()
+# The defaults of fields that came later, by message.
+_LATER: Final[dict[type, dict[str, object]]] = {Fork: {"log": False}}
 
 
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=_fields)

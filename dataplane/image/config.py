@@ -35,6 +35,7 @@ from dataplane.image.values import (
 from dataplane.model.errors import ConfigError, Finding
 from dataplane.model.names import AppName
 from dataplane.model.spec import (
+    AccessLogSpec,
     AppSpec,
     EndpointSpec,
     HeaderEdits,
@@ -376,7 +377,7 @@ class _CrossCheck:
 
 def _lower(value: dict[str, Any]) -> AppSpec:
     """The spec of a value without faults: normalised, so that equal meanings give equal bytes."""
-    timeouts, limits = value["timeouts"], value["limits"]
+    timeouts, limits, log = value["timeouts"], value["limits"], value["access_log"]
     return AppSpec(
         version=1,
         app=value["app"],
@@ -408,6 +409,9 @@ def _lower(value: dict[str, Any]) -> AppSpec:
         drain_deadline_ms=duration_ms(value["drain"]["deadline"]),
         ready_deadline_ms=duration_ms(value["rollout"]["ready_deadline"]),
         workers=value["workers"],
+        access_log=AccessLogSpec(
+            format=log["format"], rotate_bytes=size_bytes(log["rotate"]), keep=log["keep"]
+        ),
     )
 
 

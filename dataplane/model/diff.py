@@ -146,6 +146,7 @@ def _joined(fact: Fact | None) -> str | None:
 _WORDS: Final = {
     "drain_deadline_ms": "drain.deadline",
     "ready_deadline_ms": "rollout.ready_deadline",
+    "rotate_bytes": "rotate",
 }
 # Fields whose entries are named in the config file as keys, and not listed.
 _MAPPINGS: Final = frozenset({"upstreams"})

@@ -101,6 +101,13 @@ class LimitsSpec:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AccessLogSpec:
+    format: Literal["none", "json", "combined"] = "none"
+    rotate_bytes: int = 64 << 20  # a file that would grow beyond is set aside
+    keep: int = 5  # files set aside
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AppSpec:
     version: Literal[1]
     app: str
@@ -112,6 +119,7 @@ class AppSpec:
     drain_deadline_ms: int
     ready_deadline_ms: int
     workers: int
+    access_log: AccessLogSpec = AccessLogSpec()
 
     def to_json(self) -> bytes:
         """Canonical: sorted keys, no spaces, UTF-8. Equal specs give equal bytes."""

@@ -75,7 +75,11 @@ class Births:
             generation=generation,
             number=number,
             control_path=self._workers_dir / f"{name}.sock",
-            stats=StatsPage(f"stats-{name}"),
+            stats=StatsPage(
+                f"stats-{name}",
+                upstreams=len(generation.image.spec.upstreams),
+                routes=len(generation.image.spec.routes),
+            ),
         )
 
 

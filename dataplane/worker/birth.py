@@ -20,6 +20,7 @@ class Birth:
     channel_fd: int
     control_fd: int
     listener_fds: tuple[int, ...]  # as fork.listeners names them
+    log_fd: int | None  # the writing end of the access log's pipe
     born: float  # of the monotonic clock
 
     @property
@@ -31,12 +32,14 @@ class Birth:
             self.channel_fd,
             self.control_fd,
             *self.listener_fds,
+            *(() if self.log_fd is None else (self.log_fd,)),
         )
 
 
 def birth(fork: Fork, fds: tuple[int, ...], born: float) -> Birth:
     """Sorts the descriptors that came with a `Fork`. Raises `ControlError` if they do not fit."""
-    expected = FIXED_FDS + len(fork.listeners)
+    listeners_end = FIXED_FDS + len(fork.listeners)
+    expected = listeners_end + fork.log
     if len(fds) != expected:
         raise ControlError(f"{len(fds)} descriptors came with a fork, expected {expected}")
     return Birth(
@@ -45,6 +48,7 @@ def birth(fork: Fork, fds: tuple[int, ...], born: float) -> Birth:
         stats_fd=fds[1],
         channel_fd=fds[2],
         control_fd=fds[3],
-        listener_fds=fds[FIXED_FDS:],
+        listener_fds=fds[FIXED_FDS:listeners_end],
+        log_fd=fds[listeners_end] if fork.log else None,
         born=born,
     )

@@ -19,7 +19,7 @@ from typing import Any
 import uvloop
 
 from dataplane.control.messages import Failed, Ready, Seal, encode_message
-from dataplane.engine.engine import Engine
+from dataplane.engine.engine import AccessLog, Engine
 from dataplane.model.errors import ControlError, DataplaneError
 from dataplane.model.spec import AppSpec, SpecError
 from dataplane.system.fds import close_fds
@@ -104,8 +104,12 @@ def _boot(
 
 
 def _engine(birth: Birth, spec: AppSpec) -> Engine:
-    stats = mmap.mmap(birth.stats_fd, mmap.PAGESIZE)
-    engine = Engine(spec, stats=stats, seed=_seed(), tick_ms=TICK_MS)
+    stats = mmap.mmap(birth.stats_fd, 0)
+    log = None
+    if birth.log_fd is not None:
+        fork = birth.fork
+        log = AccessLog(fd=birth.log_fd, generation=fork.generation, image=fork.image)
+    engine = Engine(spec, stats=stats, seed=_seed(), tick_ms=TICK_MS, log=log)
     for name, fd in zip(birth.fork.listeners, birth.listener_fds, strict=True):
         engine.attach(name, fd)
     return engine

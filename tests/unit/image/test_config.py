@@ -307,8 +307,6 @@ NOT_YET: Final = [
     "limits: {cpu: 1.0}",
     "access: {allow: [0.0.0.0/0]}",
     "rate: {requests: 0}",
-    "access_log: {format: json}",
-    "access_log: {format: combined}",
     "rollout: {upstreams: regress}",
 ]
 
