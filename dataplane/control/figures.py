@@ -78,6 +78,9 @@ class Durations:
         return tuple(counts)
 
 
+NO_DURATIONS: Final = Durations()
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamFigures:
     """Of one upstream. `active` and `up` are "now", the others only ever grow."""
@@ -108,9 +111,14 @@ class UpstreamFigures:
 class Figures:
     """One reading of all sections. Empty where no engine wrote them, or one of another layout."""
 
-    durations: Durations = Durations()
+    durations: Durations = NO_DURATIONS
     upstreams: tuple[UpstreamFigures, ...] = ()
     routes: tuple[tuple[int, ...], ...] = ()  # answers by class; the last one: no route
+
+    def without_gauges(self) -> Figures:
+        """What is left once its worker is gone."""
+        upstreams = tuple(upstream.without_gauges() for upstream in self.upstreams)
+        return dataclasses.replace(self, upstreams=upstreams)
 
 
 NO_FIGURES: Final = Figures()
@@ -171,5 +179,5 @@ def read_figures(mapping: Mapping, size: int, upstreams: int, routes: int) -> Fi
 
 def _durations(entries: list[tuple[int, ...]] | None) -> Durations:
     if not entries:
-        return Durations()
+        return NO_DURATIONS
     return Durations(sum_us=entries[0][0], buckets=entries[0][1:])

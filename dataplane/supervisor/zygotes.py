@@ -337,6 +337,7 @@ class Zygotes:
     def _ask(self, zygote: Zygote, slot: WorkerSlot) -> None:
         generation = slot.generation
         lent = generation.lent.to_slot(slot.number, len(generation.slots))
+        log = generation.log
         self._request += 1
         request = Fork(
             request=self._request,
@@ -348,6 +349,7 @@ class Zygotes:
             seal=generation.seal_without,
             # A failure on purpose is the first process's: its replacement is to be well.
             faults=generation.faults if slot.life is lifecycle.START else (),
+            log=log is not None,
         )
         ours, theirs = packet_pair()
         try:
@@ -364,6 +366,7 @@ class Zygotes:
                         theirs.fileno(),
                         control.fileno(),
                         *(fd for _, fd in lent),
+                        *(() if log is None else (log.write_fd,)),
                     ),
                 )
         except (DataplaneError, OSError) as error:

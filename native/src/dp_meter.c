@@ -10,7 +10,7 @@
 
 enum {
     LINE = 64, /* sections begin at their own cache line */
-    CPU_LOOK_MS = 500,
+    CPU_LOOK_MS = 100,
     DECADES = 7 /* of dp_duration_stats: 10 us to 100 s */
 };
 
