@@ -62,21 +62,21 @@ def _follow(log: _Log, folder: Path, *, as_json: bool) -> None:
     from dataplane.system.inotify import FolderWatch
 
     while True:
-        there = folder
-        while not there.is_dir():  # until it is made, whoever will hold it is watched
-            there = there.parent
+        there = _existing(folder)  # until it is made, whoever will hold it is watched
         try:
             with FolderWatch(there) as watch:
-                while True:
+                while there == _existing(folder):
                     for line in log.more():
                         _print(line, as_json=as_json)
-                    if there != folder and folder.is_dir():
-                        break
                     watch.wait()
-                    if not there.is_dir():
-                        break
         except FileNotFoundError:
             continue  # gone in between
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.is_dir():
+        folder = folder.parent
+    return folder
 
 
 def _print(line: bytes, *, as_json: bool) -> None:
@@ -123,7 +123,7 @@ class _Log:
         number = 1
         while len(lines) < count:
             try:
-                fd = os.open(self._folder / f"{FILE}.{number}", os.O_RDONLY | os.O_CLOEXEC)
+                fd = os.open(self._path(number), os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 break
             self.is_there = True
@@ -135,36 +135,45 @@ class _Log:
 
     def more(self) -> Iterator[bytes]:
         """The whole lines that came since, over all files that came since."""
-        while True:
-            if self._fd is None:
-                self._open()
-                if self._fd is None:
-                    return
-            # Asked first: what is in the old file when the new one is there is all of it.
-            replaced = not self._is_current(self._fd)
+        if self._fd is None:
+            self._open()
+        while self._fd is not None:
+            # Asked first: what is in a file once there is a next one is all of it.
+            following = self._next(self._fd)
             yield from self._read(self._fd)
-            if not replaced:
+            if following is None:
                 return
-            yield from self._skipped(self._fd)
             os.close(self._fd)
-            self._fd, self._part = None, b""
+            self._fd, self._part = following, b""
 
-    def _skipped(self, fd: int) -> Iterator[bytes]:
-        """Lines of files that were begun and set aside since this one was the current one."""
-        mine = os.fstat(fd)
-        newer: list[Path] = []
-        number = 1
-        while (aside := self._folder / f"{FILE}.{number}").exists():
-            told = aside.stat()
-            if (told.st_dev, told.st_ino) == (mine.st_dev, mine.st_ino):
-                break
-            newer.append(aside)
+    def _next(self, fd: int) -> int | None:
+        """The file that was begun after this one, opened; None: this one is the newest."""
+        mine = _identity(fd)
+        while True:
+            known = list(self._identities())
+            place = known.index(mine) if mine in known else len(known)
+            if place == 0:
+                return None
+            try:
+                following = os.open(self._path(place - 1), os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                if place == 1:
+                    return None  # just set aside: the next one is not there yet
+                continue
+            # Files that are set aside meanwhile all get another number: then once more.
+            if place == len(known) or _identity(self._path(place)) == mine:
+                return following
+            os.close(following)
+
+    def _identities(self) -> Iterator[tuple[int, int] | None]:
+        """Of the current file, and of those set aside, the newest first."""
+        number = 0
+        while (identity := _identity(self._path(number))) is not None or number == 0:
+            yield identity
             number += 1
-        else:
-            return  # not set aside by us, or so long ago that it is gone
-        for path in reversed(newer):
-            with contextlib.suppress(FileNotFoundError):
-                yield from path.read_bytes().splitlines()
+
+    def _path(self, number: int) -> Path:
+        return self._folder / (f"{FILE}.{number}" if number else FILE)
 
     def _read(self, fd: int) -> Iterator[bytes]:
         if os.lseek(fd, 0, os.SEEK_CUR) > os.fstat(fd).st_size:  # cut short in place
@@ -179,13 +188,13 @@ class _Log:
             self._fd = os.open(self._folder / FILE, os.O_RDONLY | os.O_CLOEXEC)
             self.is_there = True
 
-    def _is_current(self, fd: int) -> bool:
-        mine = os.fstat(fd)
-        try:
-            told = (self._folder / FILE).stat()
-        except FileNotFoundError:
-            return True  # the next one is not there yet
-        return (told.st_dev, told.st_ino) == (mine.st_dev, mine.st_ino)
+
+def _identity(file: int | Path) -> tuple[int, int] | None:
+    try:
+        told = os.stat(file)
+    except FileNotFoundError:
+        return None
+    return told.st_dev, told.st_ino
 
 
 def _tail(fd: int, size: int, count: int) -> tuple[list[bytes], int]:
