@@ -33,6 +33,8 @@ MODULES: Final = {
     "diff": "plan",
     "ps": "facts",
     "events": "facts",
+    "logs": "logs",
+    "top": "top",
     "version": "facts",
     "build": "image",
     "validate": "image",
@@ -41,9 +43,7 @@ MODULES: Final = {
     "image": "store",
     "demo": "demo",
 }
-NOT_YET: Final = (
-    "logs", "top", "supervisor",
-)  # fmt: skip
+NOT_YET: Final = ("supervisor",)
 
 
 class _Parser(argparse.ArgumentParser):

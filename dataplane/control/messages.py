@@ -55,9 +55,9 @@ class Fork:
 
     Descriptors: spec (sealed memfd), stats (memfd), channel (SEQPACKET, the worker's end), control
     (SEQPACKET, bound, for the worker itself to listen on), with `shared` the app's memory file of
-    `control.shared`, then the listening sockets, one for each entry of `listeners`; with
-    `has_inputs` last a stream socket that holds `model.inputs.Inputs` as JSON and then ends: it can
-    be read once.
+    `control.shared`, then the listening sockets, one for each entry of `listeners`, with `log` the
+    writing end of the access log's pipe; with `has_inputs` last a stream socket that holds
+    `model.inputs.Inputs` as JSON and then ends: it can be read once.
     """
 
     request: int
@@ -70,6 +70,7 @@ class Fork:
     faults: tuple[str, ...]  # failures to show on purpose, for tests; see worker/faults.py
     has_inputs: bool = False
     shared: bool = False  # with it, the supervisor also hears `UpstreamChanged`
+    log: bool = False  # the image writes an access log
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

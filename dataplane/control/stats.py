@@ -1,8 +1,9 @@
 """The stats page of a worker: written by the engine, read by the supervisor with this layout.
 
-The layout is dp_stats in native/include/dp.h; a test holds the two together. A page is one memory
-page, made by the supervisor and kept over restarts of its slot, so its counters never go back.
-Reading costs the worker nothing. Nothing here ever writes to a page.
+The layout is dp_stats in native/include/dp.h; a test holds the two together. A page is made by the
+supervisor and kept over restarts of its slot, so its counters never go back; it is one memory page,
+and more where sections follow (`figures.py`). Reading costs the worker nothing. Nothing here ever
+writes to a page.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import mmap
 import struct
 from typing import Any, Final
 
+from dataplane.control.figures import Figures, mapping_bytes, read_figures
 from dataplane.system.memfd import shared_memfd
 
 PAGE_BYTES: Final = 4096
@@ -46,6 +48,10 @@ FIELDS: Final[tuple[tuple[str, int], ...]] = (
     ("waited_total", 1),
     ("probes_total", 1),
     ("probe_failures_total", 1),
+    ("cpu_us_total", 1),
+    ("log_lines_total", 1),
+    ("log_dropped_total", 1),
+    ("log_pending", 1),
 )
 _HEAD: Final = struct.Struct("=II")
 _FIGURES: Final = struct.Struct(f"={sum(count for _, count in FIELDS)}Q")
@@ -97,13 +103,19 @@ class Stats:
     waited_total: int = 0
     probes_total: int = 0
     probe_failures_total: int = 0
+    cpu_us_total: int = 0
+    log_lines_total: int = 0
+    log_dropped_total: int = 0
+    log_pending: int = 0
 
     def __add__(self, other: Stats) -> Stats:
         return _stats({name: _sum(getattr(self, name), getattr(other, name)) for name, _ in FIELDS})
 
     def without_gauges(self) -> Stats:
         """What is left of a reading once its worker is gone: the counters."""
-        return _stats({name: getattr(self, name) for name, _ in FIELDS if name.endswith("_total")})
+        left = {name: getattr(self, name) for name, _ in FIELDS if name.endswith("_total")}
+        left["log_dropped_total"] += self.log_pending  # lines that it took with it
+        return _stats(left)
 
 
 def _stats(figures: dict[str, Any]) -> Stats:
@@ -116,9 +128,12 @@ NO_STATS: Final = Stats()
 class StatsPage:
     """A page and the supervisor's own mapping of it, read-only. Mutable: it may be closed."""
 
-    def __init__(self, name: str) -> None:
-        self.fd = shared_memfd(name, PAGE_BYTES)
-        self._page = mmap.mmap(self.fd, PAGE_BYTES, mmap.MAP_SHARED, mmap.PROT_READ)
+    def __init__(self, name: str, *, upstreams: int = 0, routes: int = 0) -> None:
+        """For an app with so many upstreams and routes."""
+        self._upstreams, self._routes = upstreams, routes
+        self._size = -(-mapping_bytes(upstreams, routes) // PAGE_BYTES) * PAGE_BYTES
+        self.fd = shared_memfd(name, self._size)
+        self._page = mmap.mmap(self.fd, self._size, mmap.MAP_SHARED, mmap.PROT_READ)
 
     def read(self) -> Stats:
         """All figures; zeros where no engine has written yet, or one with another layout."""
@@ -131,6 +146,10 @@ class StatsPage:
                 for name, (place, count) in _PLACES.items()
             }
         )
+
+    def figures(self) -> Figures:
+        """All sections; empty where no engine has written them, or one with another layout."""
+        return read_figures(self._page, self._size, self._upstreams, self._routes)
 
     def turns(self) -> int:
         """The heartbeat alone."""

@@ -34,6 +34,14 @@ TRANSPORT_TRICKLE: Final = 1
 # All buffers of one worker together: 500 connections whose both sides are as slow as can be.
 MAX_BUFFER_BYTES: Final = 256 * 1024 * 1024
 
+# Of an image's digest, in each line of an access log.
+IMAGE_DIGITS: Final = 12
+
+_LOG_FORMATS: Final = {
+    "none": lib.DP_LOG_NONE,
+    "json": lib.DP_LOG_JSON,
+    "combined": lib.DP_LOG_COMBINED,
+}
 _PROTOCOLS: Final = {"http": lib.DP_HTTP, "tcp": lib.DP_TCP}
 
 
@@ -48,6 +56,15 @@ class Tally:
     reset: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AccessLog:
+    """Where an engine's access log goes, and what its lines say of the engine."""
+
+    fd: int  # a pipe, made non-blocking; stays the caller's
+    generation: int
+    image: str  # digest
+
+
 class Engine:
     """A sealed engine with its tables. One owner, one thread; `close` it, or use it by `with`."""
 
@@ -60,13 +77,15 @@ class Engine:
         tick_ms: int,
         transport: int = TRANSPORT_PLAIN,
         shared: mmap.mmap | None = None,
+        log: AccessLog | None = None,
     ) -> None:
         """Raises `EngineError` for a spec that the engine cannot carry out.
 
         `stats` is a writable mapping that outlives the engine; `seed` is drawn by each process for
         itself; every `tick_ms` the engine shows in `stats` that it lives. `shared` is what all
         workers of the app share (`control.shared`), a writable mapping that outlives the engine;
-        with one of another layout the engine keeps for itself what it learns.
+        with one of another layout the engine keeps for itself what it learns. Without `log` no
+        access log is written, whatever the spec says.
         """
         if lib.dp_abi() != ABI:
             raise EngineError(
@@ -79,6 +98,8 @@ class Engine:
         try:
             self.shares: Final = self._share()
             self._listeners: Final = _Builder(self._engine).build(spec)
+            if log is not None:
+                self._log_to(log, spec)
             check(lib.dp_engine_seal(self._engine), "sealing the tables")
         except BaseException:
             self.close()
@@ -114,6 +135,19 @@ class Engine:
         if result not in (lib.DP_EVERSION, lib.DP_EMALFORMED):
             check(result, "the app's shared memory")
         return bool(result == lib.DP_OK)
+
+    def _log_to(self, log: AccessLog, spec: AppSpec) -> None:
+        line_format = _LOG_FORMATS[spec.access_log.format]
+        if line_format == lib.DP_LOG_NONE:
+            return
+        image = log.image.removeprefix("sha256:")[:IMAGE_DIGITS]
+        app = spec.app.encode()
+        check(
+            lib.dp_engine_log(
+                self._engine, line_format, log.fd, app, log.generation, image.encode()
+            ),
+            "the access log",
+        )
 
     def attach(self, listener: str, fd: int) -> None:
         """Lends a listening socket, which stays the caller's, for the listener of that name."""
@@ -282,6 +316,7 @@ def _new(spec: AppSpec, stats: Any, seed: tuple[int, int], tick_ms: int, transpo
         if len(stats) < ffi.sizeof("dp_stats"):
             raise EngineError(f"a stats page of {len(stats)} bytes", lib.DP_EINVAL)
         page = ffi.cast("dp_stats *", stats)
+        options.stats_bytes = len(stats)
     engine = ffi.new("dp_engine **")
     check(lib.dp_engine_new(options, page, engine), "making the engine")
     return engine[0]

@@ -21,6 +21,7 @@ from dataplane.model.errors import Finding
 
 _MIN_HEAD_BYTES: Final = 1 << 10
 _MAX_HEAD_BYTES: Final = 64 << 10
+_MIN_LOG_BYTES: Final = 64 << 10
 
 
 def _wait(text: str) -> None:
@@ -31,6 +32,11 @@ def _wait(text: str) -> None:
 def _head_size(value: int | str) -> None:
     if not _MIN_HEAD_BYTES <= values.size_bytes(value) <= _MAX_HEAD_BYTES:
         raise Unfit(f"{shown(value)}: a head's limit is from 1KiB to 64KiB", "32KiB is the default")
+
+
+def _log_size(value: int | str) -> None:
+    if values.size_bytes(value) < _MIN_LOG_BYTES:
+        raise Unfit(f"{shown(value)}: a log is set aside at 64KiB or more", "64MiB is the default")
 
 
 _FORMATS: Final[dict[str, Callable[[Any], object]]] = {
@@ -46,6 +52,7 @@ _FORMATS: Final[dict[str, Callable[[Any], object]]] = {
     "health-path": values.health_path,
     "host": values.host_pattern,
     "listen-address": values.listen_address,
+    "log-size": _log_size,
     "method": values.method_name,
     "network": values.network,
     "path": values.path_pattern,
@@ -57,7 +64,7 @@ _FORMATS: Final[dict[str, Callable[[Any], object]]] = {
     "size": values.size_bytes,
     "wait": _wait,
 }
-_TAKE_NUMBERS: Final = frozenset({"size", "head-size"})
+_TAKE_NUMBERS: Final = frozenset({"size", "head-size", "log-size"})
 
 
 def _check_format(

@@ -36,6 +36,7 @@ from dataplane.model.errors import ConfigError, Finding
 from dataplane.model.inputs import is_reference
 from dataplane.model.names import AppName
 from dataplane.model.spec import (
+    AccessLogSpec,
     AppSpec,
     HeaderEdits,
     LimitsSpec,
@@ -393,7 +394,7 @@ class _CrossCheck:
 
 def _lower(value: dict[str, Any]) -> AppSpec:
     """The spec of a value without faults: normalised, so that equal meanings give equal bytes."""
-    timeouts, limits = value["timeouts"], value["limits"]
+    timeouts, limits, log = value["timeouts"], value["limits"], value["access_log"]
     return AppSpec(
         version=1,
         app=value["app"],
@@ -429,6 +430,9 @@ def _lower(value: dict[str, Any]) -> AppSpec:
         workers=value["workers"],
         resolve_pause_ms=duration_ms(value["rollout"]["resolve_pause"]),
         upstreams_on_rollout=value["rollout"]["upstreams"],
+        access_log=AccessLogSpec(
+            format=log["format"], rotate_bytes=size_bytes(log["rotate"]), keep=log["keep"]
+        ),
     )
 
 

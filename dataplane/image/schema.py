@@ -516,17 +516,32 @@ _APP: Final[dict[str, Any]] = {
             "x-not-yet": ["memory", "cpu"],
         },
         "access_log": {
-            "title": "access_log: {format: none}",
+            "title": "access_log: {format: json}",
             "type": "object",
             "default": {},
             "additionalProperties": False,
             "properties": {
                 "format": {
                     "title": "a format",
-                    "enum": ["none"],
+                    "description": "combined is Apache's",
+                    "enum": ["json", "combined", "none"],
                     "default": "none",
-                    "x-not-yet": ["json", "combined"],
-                }
+                },
+                "rotate": {
+                    "$ref": "#/$defs/size",
+                    "description": "a file is set aside before it grows beyond this",
+                    "x-format": "log-size",
+                    "x-hint": "write 64MiB; at least 64KiB",
+                    "default": "64MiB",
+                },
+                "keep": {
+                    "title": "a whole number",
+                    "description": "files that were set aside and are kept",
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": 1000,
+                    "default": 5,
+                },
             },
         },
         "drain": {

@@ -150,6 +150,7 @@ _WORDS: Final = {
     "secrets": "set",  # a reference stands where a value would
     "upstreams_on_rollout": "rollout.upstreams",
     "sticky_cookie": "sticky.cookie",
+    "rotate_bytes": "rotate",
 }
 # Fields whose entries are named in the config file as keys, and not listed.
 _MAPPINGS: Final = frozenset({"upstreams"})

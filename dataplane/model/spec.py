@@ -160,6 +160,13 @@ class LimitsSpec:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AccessLogSpec:
+    format: Literal["none", "json", "combined"] = "none"
+    rotate_bytes: int = 64 << 20  # a file that would grow beyond is set aside
+    keep: int = 5  # files set aside
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AppSpec:
     version: Literal[1]
     app: str
@@ -174,6 +181,7 @@ class AppSpec:
     resolve_pause_ms: int = 5000  # between two generations that changed names made
     # What an upstream that is well on blue and not on green means for the swap.
     upstreams_on_rollout: Literal["ignore", "regress"] = "ignore"
+    access_log: AccessLogSpec = AccessLogSpec()
 
     def to_json(self) -> bytes:
         """Canonical: sorted keys, no spaces, UTF-8. Equal specs give equal bytes."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from dataplane.control.messages import Received
 from dataplane.model.ledger import NO_STALL, Durations, Ledger, MovedCounts, Outcome, Side, Stall
 from dataplane.model.rollout import Phase
-from dataplane.supervisor.fleet import AppGeneration, Rollout, WorkerSlot
+from dataplane.supervisor.fleet import App, AppGeneration, Rollout, WorkerSlot
 
 
 def ledger_of(rolling: Rollout) -> Ledger:
@@ -97,3 +99,14 @@ def _stall(green: AppGeneration | None) -> Stall:
 def _in_ms(received: Received) -> Stall:
     p50, p99, most = (figure / 1000 for figure in received.stall_us)
     return Stall(p50=p50, p99=p99, max=most)
+
+
+def count_swap(app: App, ledger: Ledger) -> None:
+    """Adds a rollout that has ended to the app's counters."""
+    if ledger.outcome == "swapped":
+        app.swaps.add(ledger.ms.total / 1000)
+    moved = dataclasses.asdict(ledger.connections)
+    for name, count in moved.items():
+        if name.startswith("moved_"):
+            kind = name.removeprefix("moved_")
+            app.moved[kind] = app.moved.get(kind, 0) + count

@@ -26,6 +26,7 @@ from dataplane.model.spec import SpecError, decode
 from dataplane.supervisor.desk import Desk, NoSuchApp, NotNow, Standing
 from dataplane.supervisor.events import Events
 from dataplane.supervisor.fleet import Caller, Fleet, Rollout, Wish
+from dataplane.supervisor.logs import Logs
 from dataplane.supervisor.metrics import metrics_text
 from dataplane.supervisor.openapi import Operation, document
 from dataplane.supervisor.planning import Planning
@@ -90,11 +91,13 @@ class Api:
         desk: Desk,
         planning: Planning,
         fleet: Fleet,
+        logs: Logs,
         events: Events,
         default_wish: Wish,
         allow_faults: bool,
     ) -> None:
         self._desk, self._fleet, self._events = desk, fleet, events
+        self._logs = logs
         self._planning = planning
         self._default_wish = default_wish
         self._allow_faults = allow_faults
@@ -263,7 +266,7 @@ class Api:
         return Response(
             status=200,
             content_type="text/plain; version=0.0.4; charset=utf-8",
-            body=(await metrics_text(self._fleet)).encode(),
+            body=(await metrics_text(self._fleet, self._logs)).encode(),
         )
 
     async def healthz(self, request: Request, names: dict[str, str]) -> Response:

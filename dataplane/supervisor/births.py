@@ -17,6 +17,7 @@ from dataplane.model.errors import LaunchError
 from dataplane.model.names import AppName
 from dataplane.supervisor.fleet import AppGeneration, Rollout, WorkerSlot
 from dataplane.supervisor.listeners import Listeners
+from dataplane.supervisor.logs import Logs
 from dataplane.supervisor.wanted import Wanted
 from dataplane.system.clock import Clock
 from dataplane.system.memfd import sealed_memfd
@@ -30,10 +31,17 @@ class Births:
     """The makings of generations."""
 
     def __init__(
-        self, *, workers_dir: Path, listeners: Listeners, wanted: Wanted, clock: Clock
+        self,
+        *,
+        workers_dir: Path,
+        listeners: Listeners,
+        logs: Logs,
+        wanted: Wanted,
+        clock: Clock,
     ) -> None:
         self._workers_dir = workers_dir
         self._listeners = listeners
+        self._logs = logs
         self._wanted = wanted
         self._clock = clock
 
@@ -53,6 +61,12 @@ class Births:
         except OSError as error:
             self._listeners.release(lent)
             raise LaunchError(f"cannot make a memory file: {error.strerror}") from error
+        try:
+            log = self._logs.open(app.name, image.spec.access_log)
+        except LaunchError:
+            os.close(spec_fd)
+            self._listeners.release(lent)
+            raise
         generation = AppGeneration(
             app=app,
             number=self._wanted.next_generation(app.name),
@@ -63,6 +77,7 @@ class Births:
             identity=identity,
             since=self._clock.now(),
             lent=lent,
+            log=log,
             seal_without=rolling.wish.seal_without,
             faults=rolling.wish.faults,
         )
@@ -73,6 +88,8 @@ class Births:
     def bury(self, generation: AppGeneration) -> None:
         """Gives back all that it held. Every slot must have ended."""
         self._listeners.release(generation.lent)
+        if generation.log is not None:
+            self._logs.release(generation.log)
         for slot in generation.slots:
             with contextlib.suppress(FileNotFoundError):
                 slot.control_path.unlink()
@@ -84,7 +101,11 @@ class Births:
             generation=generation,
             number=number,
             control_path=self._workers_dir / f"{name}.sock",
-            stats=StatsPage(f"stats-{name}"),
+            stats=StatsPage(
+                f"stats-{name}",
+                upstreams=len(generation.image.spec.upstreams),
+                routes=len(generation.image.spec.routes),
+            ),
         )
 
 

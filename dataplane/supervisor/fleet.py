@@ -14,9 +14,10 @@ from datetime import datetime
 from pathlib import Path
 
 from dataplane.control.channel import Line
+from dataplane.control.figures import Figures
 from dataplane.control.messages import DrainCounts, Received, Seal
 from dataplane.control.shared import SharedPage
-from dataplane.control.stats import NO_STATS, Stats, StatsPage
+from dataplane.control.stats import Stats, StatsPage
 from dataplane.image.store import Image
 from dataplane.model import lifecycle, rollout
 from dataplane.model.inputs import NO_INPUTS, Inputs
@@ -24,6 +25,8 @@ from dataplane.model.ledger import Side
 from dataplane.model.lifecycle import Life
 from dataplane.model.names import AppName, Digest, Generation
 from dataplane.supervisor.listeners import Lent
+from dataplane.supervisor.logs import LogPipe
+from dataplane.supervisor.totals import Spans, Totals
 from dataplane.system.mapped import MappedFiles
 
 
@@ -63,6 +66,8 @@ class WorkerSlot:
     deaths: int = 0  # as `lifecycle.count_death` counts
     restarts: int = 0
     cut_connections: int = 0  # open when a process of it died
+    lines_told: int = 0  # access log lines that it dropped, as an event told last
+    lines_told_at: float = 0.0
     received: list[Received] = dataclasses.field(default_factory=list)
     # Workers whose drain waits for this slot to say `Receiving`, with the end they are to get.
     arrivals: dict[int, tuple[WorkerSlot, socket.socket]] = dataclasses.field(default_factory=dict)
@@ -88,6 +93,11 @@ class WorkerSlot:
         stats = self.stats.read()
         return stats if self.life in lifecycle.ALIVE else stats.without_gauges()
 
+    def sections(self) -> Figures:
+        """The same for what its page has beside that."""
+        figures = self.stats.figures()
+        return figures if self.life in lifecycle.ALIVE else figures.without_gauges()
+
 
 @dataclasses.dataclass(slots=True, kw_only=True, eq=False)
 class AppGeneration:
@@ -102,6 +112,7 @@ class AppGeneration:
     identity: str  # of the inputs, as `Sources.identity`
     since: datetime
     lent: Lent
+    log: LogPipe | None = None  # None: it writes no access log
     seal_without: tuple[str, ...] = ()  # for tests, as in `messages.Fork`
     faults: tuple[str, ...] = ()
     slots: tuple[WorkerSlot, ...] = ()
@@ -198,9 +209,11 @@ class App:
     configured: Digest | None = None  # what its file meant when it was last looked at
     pending: str | None = None  # what `apply` would do about it: replace or remove
     # Counters of generations that are gone: what the metrics show never goes back.
-    folded: Stats = NO_STATS
+    folded: Totals = dataclasses.field(default_factory=Totals)
     restarts: int = 0
     rollouts_ended: dict[str, int] = dataclasses.field(default_factory=dict)
+    swaps: Spans = dataclasses.field(default_factory=Spans)  # how long those took that succeeded
+    moved: dict[str, int] = dataclasses.field(default_factory=dict)  # connections, by kind
 
     @property
     def before_switch(self) -> Rollout | None:
@@ -218,12 +231,12 @@ class App:
                 return rolling
         return None
 
-    def totals(self) -> Stats:
+    def totals(self) -> Totals:
         """Over all generations that are and were."""
-        total = self.folded
+        total = self.folded.copy()
         for generation in self.generations:
             for slot in generation.slots:
-                total += slot.figures()
+                total.add(generation.image.spec, slot.figures(), slot.sections())
         return total
 
 

@@ -1,7 +1,7 @@
 """The supervisor's process: claims its folders, puts its parts together, runs until it is told.
 
-Signals: TERM and INT drain all apps and end (twice: now), HUP is `apply`. Nothing else may end it;
-killed, it takes nothing with it, since its workers serve on.
+Signals: TERM and INT drain all apps and end (twice: now), HUP is `apply`, USR1 opens the log files
+anew. Nothing else may end it; killed, it takes nothing with it, since its workers serve on.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from dataplane.supervisor.history import History
 from dataplane.supervisor.images import BUILD_COMMAND, Images
 from dataplane.supervisor.listeners import Listeners
 from dataplane.supervisor.lives import Lives
+from dataplane.supervisor.log_watch import LogWatch
+from dataplane.supervisor.logs import Logs
 from dataplane.supervisor.names import AppNames
 from dataplane.supervisor.planning import Planning
 from dataplane.supervisor.resolver import Resolver
@@ -119,6 +121,7 @@ class _Supervisor:
                 tasks.create_task(self._history.keep()),
                 tasks.create_task(self._heartbeat.watch()),
                 tasks.create_task(self._names.run()),
+                tasks.create_task(self._log_watch.watch()),
                 tasks.create_task(http.serve(listening, self._api.respond)),
             ]
             await self._serve(tasks, lasting)
@@ -146,9 +149,11 @@ class _Supervisor:
             tasks=tasks,
             command=options.zygote_command,
         )
+        self._logs = Logs(options.state_dir / "logs", clock=clock, events=events, tasks=tasks)
         births = Births(
             workers_dir=self._claim.run.workers,
             listeners=self._listeners,
+            logs=self._logs,
             wanted=self._wanted,
             clock=clock,
         )
@@ -196,10 +201,12 @@ class _Supervisor:
             desk=self._desk,
             planning=self._planning,
             fleet=fleet,
+            logs=self._logs,
             events=events,
             default_wish=self._config_wish(),
             allow_faults=options.allow_faults,
         )
+        self._log_watch = LogWatch(fleet=fleet, clock=clock, events=events)
         self._heartbeat = Heartbeat(
             fleet=fleet,
             lives=lives,
@@ -357,6 +364,7 @@ class _Supervisor:
         await self._history.saved()
         await self._zygotes.close()
         self._listeners.close()
+        await self._logs.close()
         self._events.tell("supervisor.ended")
 
     def _take_signals(self) -> None:
@@ -364,8 +372,8 @@ class _Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_end)
         loop.add_signal_handler(signal.SIGHUP, self._told_to_apply.set)
-        for number in (signal.SIGUSR1, signal.SIGUSR2):
-            loop.add_signal_handler(number, self._not_yet, number)
+        loop.add_signal_handler(signal.SIGUSR1, self._logs.reopen)
+        loop.add_signal_handler(signal.SIGUSR2, self._not_yet, signal.SIGUSR2)
 
     def _asked_to_end(self) -> None:
         self._ends_asked += 1

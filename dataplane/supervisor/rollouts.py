@@ -21,7 +21,7 @@ from dataplane.model.lifecycle import Life
 from dataplane.model.machine import step
 from dataplane.model.names import Digest
 from dataplane.model.rollout import Action, Event, Phase
-from dataplane.supervisor.accounts import ledger_of
+from dataplane.supervisor.accounts import count_swap, ledger_of
 from dataplane.supervisor.births import Births
 from dataplane.supervisor.events import Events
 from dataplane.supervisor.fleet import App, AppGeneration, Rollout, Wish, WorkerSlot
@@ -218,7 +218,8 @@ class Rollouts:
             app.serving = None
             self._names.rests(app.name)
         for slot in generation.slots:
-            app.folded += slot.figures().without_gauges()
+            figures = slot.figures().without_gauges(), slot.sections().without_gauges()
+            app.folded.add(generation.image.spec, *figures)
         self._births.bury(generation)
         self._zygotes.let_go()
 
@@ -450,6 +451,7 @@ class Rollouts:
             ledger = ledger_of(rolling)
             outcome, app.error = ledger.outcome, ledger.error
             app.rollouts_ended[outcome] = app.rollouts_ended.get(outcome, 0) + 1
+            count_swap(app, ledger)
             self._events.tell("rollout.ended", **ledger.to_json())
             self._history.ended(rolling, ledger)
         rolling.switched.set()

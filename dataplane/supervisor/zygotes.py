@@ -345,6 +345,7 @@ class Zygotes:
         generation = slot.generation
         lent = generation.lent.to_slot(slot.number, len(generation.slots))
         shared = generation.app.shared
+        log = generation.log
         self._request += 1
         request = Fork(
             request=self._request,
@@ -358,6 +359,7 @@ class Zygotes:
             faults=generation.faults if slot.life is lifecycle.START else (),
             has_inputs=generation.inputs != NO_INPUTS,
             shared=shared is not None,
+            log=log is not None,
         )
         ours, theirs = packet_pair()
         once: tuple[int, ...] = ()
@@ -378,6 +380,7 @@ class Zygotes:
                         control.fileno(),
                         *(() if shared is None else (shared.fd,)),
                         *(fd for _, fd in lent),
+                        *(() if log is None else (log.write_fd,)),
                         *once,
                     ),
                 )

@@ -21,6 +21,7 @@ class Birth:
     control_fd: int
     shared_fd: int | None
     listener_fds: tuple[int, ...]  # as fork.listeners names them
+    log_fd: int | None  # the writing end of the access log's pipe
     inputs_fd: int | None  # to be read once
     born: float  # of the monotonic clock
 
@@ -34,6 +35,7 @@ class Birth:
             self.control_fd,
             *(() if self.shared_fd is None else (self.shared_fd,)),
             *self.listener_fds,
+            *(() if self.log_fd is None else (self.log_fd,)),
             *(() if self.inputs_fd is None else (self.inputs_fd,)),
         )
 
@@ -42,7 +44,7 @@ def birth(fork: Fork, fds: tuple[int, ...], born: float) -> Birth:
     """Sorts the descriptors that came with a `Fork`. Raises `ControlError` if they do not fit."""
     first_listener = FIXED_FDS + fork.shared
     listeners_end = first_listener + len(fork.listeners)
-    expected = listeners_end + fork.has_inputs
+    expected = listeners_end + fork.log + fork.has_inputs
     if len(fds) != expected:
         raise ControlError(f"{len(fds)} descriptors came with a fork, expected {expected}")
     return Birth(
@@ -53,6 +55,7 @@ def birth(fork: Fork, fds: tuple[int, ...], born: float) -> Birth:
         control_fd=fds[3],
         shared_fd=fds[FIXED_FDS] if fork.shared else None,
         listener_fds=fds[first_listener:listeners_end],
-        inputs_fd=fds[listeners_end] if fork.has_inputs else None,
+        log_fd=fds[listeners_end] if fork.log else None,
+        inputs_fd=fds[-1] if fork.has_inputs else None,
         born=born,
     )

@@ -21,7 +21,7 @@ import uvloop
 
 from dataplane.control.messages import Failed, Ready, Seal, encode_message
 from dataplane.engine.common import CommonMemory, open_pagemap
-from dataplane.engine.engine import Engine
+from dataplane.engine.engine import AccessLog, Engine
 from dataplane.model.errors import ControlError, DataplaneError
 from dataplane.model.inputs import MAX_INPUTS_BYTES, NO_INPUTS, Inputs, InputsError, filled
 from dataplane.model.spec import AppSpec, SpecError
@@ -139,11 +139,15 @@ def _inputs(birth: Birth) -> Inputs:
 
 
 def _engine(birth: Birth, spec: AppSpec) -> Engine:
-    stats = mmap.mmap(birth.stats_fd, mmap.PAGESIZE)
+    stats = mmap.mmap(birth.stats_fd, 0)
     shared = None
     if birth.shared_fd is not None:
         shared = mmap.mmap(birth.shared_fd, os.fstat(birth.shared_fd).st_size)
-    engine = Engine(spec, stats=stats, seed=_seed(), tick_ms=TICK_MS, shared=shared)
+    log = None
+    if birth.log_fd is not None:
+        fork = birth.fork
+        log = AccessLog(fd=birth.log_fd, generation=fork.generation, image=fork.image)
+    engine = Engine(spec, stats=stats, seed=_seed(), tick_ms=TICK_MS, shared=shared, log=log)
     for name, fd in zip(birth.fork.listeners, birth.listener_fds, strict=True):
         engine.attach(name, fd)
     return engine

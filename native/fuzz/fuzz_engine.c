@@ -1,9 +1,11 @@
 /* Whatever clients, upstreams, the clock and a supervisor do to an engine, in any order: it stays
- * in one piece, and once all have left it keeps no connection, no request and no byte.
+ * in one piece, and once all have left it keeps no connection, no request and no byte, and has
+ * counted each request once, told of each by one line, or counted that line as dropped.
  *
  * The input is a play: each byte is an act, some take the next byte as well. Sockets are real, the
  * clock is ours (the linker puts it in the place of the kernel's). */
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <string.h>
@@ -113,6 +115,7 @@ static struct {
     int clients[CLIENTS];
     int upstreams[UPSTREAMS];
     uint32_t batch;
+    uint8_t which; /* of the engines */
 } stage;
 
 static int listen_at(struct sockaddr_in *ret_address)
@@ -138,6 +141,27 @@ static void open_doors(void)
     (void)signal(SIGPIPE, SIG_IGN);
 }
 
+enum { MAPPING = 16 * 1024, LINES_KEPT = 4096 };
+
+/* Where lines go: a pipe that takes only a few of them before somebody reads. */
+static struct {
+    int ends[2];
+    uint64_t read;
+} logs[PLAYERS];
+
+static void read_lines(size_t which)
+{
+    static char lines[ROOM];
+    ssize_t got;
+
+    while ((got = read(logs[which].ends[0], lines, sizeof(lines))) > 0) {
+        hold(lines[got - 1] == '\n', "whole lines come");
+        for (ssize_t i = 0; i < got; i++) {
+            logs[which].read += lines[i] == '\n';
+        }
+    }
+}
+
 static dp_engine *make(uint8_t options, dp_stats *stats)
 {
     dp_engine *engine;
@@ -153,6 +177,7 @@ static dp_engine *make(uint8_t options, dp_stats *stats)
         .idle_ms = 5000,
         .tunnel_idle_ms = 3000,
         .tick_ms = 1000,
+        .stats_bytes = MAPPING,
     };
     hold(dp_engine_new(&given, stats, &engine) == DP_OK, "an engine is made");
     const dp_upstream_options behind = {
@@ -190,6 +215,11 @@ static dp_engine *make(uint8_t options, dp_stats *stats)
     if ((options & 32) != 0) {
         (void)dp_route_retry(engine, route, &retries);
     }
+    hold(pipe2(logs[options].ends, O_NONBLOCK) == 0 &&
+             fcntl(logs[options].ends[1], F_SETPIPE_SZ, LINES_KEPT) >= 0 &&
+             dp_engine_log(engine, (options & 4) != 0 ? DP_LOG_COMBINED : DP_LOG_JSON,
+                           logs[options].ends[1], "billing", 1, "0123456789ab") == DP_OK,
+         "it has a log");
     hold(dp_engine_seal(engine) == DP_OK, "it is sealed");
     for (int i = 0; i < 2; i++) {
         hold(dp_listener_attach(engine, i, stage.listening[i]) == DP_OK, "it listens");
@@ -201,15 +231,16 @@ static dp_engine *make(uint8_t options, dp_stats *stats)
 static void begin(uint8_t options)
 {
     static dp_engine *engines[PLAYERS];
-    static dp_stats stats[PLAYERS];
+    static uint64_t pages[PLAYERS][MAPPING / sizeof(uint64_t)];
     const uint8_t which = options % PLAYERS;
 
     playing = true;
     if (engines[which] == NULL) {
-        engines[which] = make(which, &stats[which]);
+        engines[which] = make(which, (dp_stats *)(void *)pages[which]);
     }
     stage.engine = engines[which];
-    stage.stats = &stats[which];
+    stage.stats = (const dp_stats *)(const void *)pages[which];
+    stage.which = which;
     hold(dp_engine_serve(stage.engine) == DP_OK, "it serves");
     for (size_t i = 0; i < CLIENTS; i++) {
         stage.clients[i] = -1;
@@ -381,6 +412,35 @@ static void act(uint8_t what, uint8_t how)
     }
 }
 
+static void check_figures(const dp_stats *stats)
+{
+    const uint8_t *const page = (const uint8_t *)stats;
+    dp_stats_table table;
+    uint64_t answered = 0;
+    uint64_t timed = 0;
+
+    (void)dp_stats_layout(1, 2, &table);
+    const dp_duration_stats *const durations = (const void *)(page + table.sections[0].offset);
+    const dp_upstream_stats *const upstream = (const void *)(page + table.sections[1].offset);
+    const dp_route_stats *const routes = (const void *)(page + table.sections[2].offset);
+    for (size_t i = 0; i < DP_DURATION_BUCKETS; i++) {
+        timed += durations->buckets[i];
+    }
+    for (size_t i = 0; i < 3; i++) {
+        for (size_t j = 0; j < 6; j++) {
+            answered += routes[i].answers_total[j];
+        }
+    }
+    hold(answered == stats->requests_total && timed == stats->requests_total,
+         "each request has one answer, or none, and took its time");
+    hold(upstream->active == 0, "nobody waits for an upstream");
+    read_lines(stage.which);
+    hold(logs[stage.which].read + stats->log_dropped_total + stats->log_pending ==
+             stats->log_lines_total,
+         "each line is written, dropped and counted, or waits");
+    hold(stats->log_lines_total >= stats->requests_total, "each request has its line");
+}
+
 static void end(void)
 {
     for (size_t i = 0; i < CLIENTS; i++) {
@@ -407,6 +467,7 @@ static void end(void)
     hold(stats->upstream_connections == 0 && stats->upstream_idle == 0,
          "all upstream connections are closed");
     hold(stats->buffer_bytes == 0, "every buffer is empty");
+    check_figures(stats);
     hold(dp_engine_pause(stage.engine) == DP_OK, "it stops");
     playing = false;
 }

@@ -65,6 +65,8 @@ enum {
     DP_TRANSPORT_TRICKLE = 1
 }; /* trickle: a byte at a time, for tests */
 
+enum { DP_LOG_NONE = 0, DP_LOG_JSON = 1, DP_LOG_COMBINED = 2 };
+
 /* What dp_engine_turn has to tell, as bits. */
 enum {
     DP_NOTE_AGAIN = 1,   /* work is left: call again soon, without waiting for the descriptor */
@@ -86,7 +88,8 @@ typedef struct {
     uint32_t tunnel_idle_ms;   /* tcp: no byte in either direction */
     uint64_t seed_low;         /* for hashes and request ids: drawn after the fork */
     uint64_t seed_high;
-    uint32_t tick_ms; /* the timer tick that shows the engine lives; 0: none */
+    uint32_t tick_ms;     /* the timer tick that shows the engine lives; 0: none */
+    uint64_t stats_bytes; /* size of the mapping at stats; 0: dp_stats alone */
 } dp_engine_options;
 
 /* A page that the engine writes and the supervisor reads. Counters never go back. */
@@ -120,8 +123,57 @@ typedef struct {
     uint64_t waited_total;
     uint64_t probes_total;
     uint64_t probe_failures_total;
-    uint64_t reserved[9];
+    /* Later fields are only ever added where zeros were reserved. */
+    uint64_t cpu_us_total;      /* CPU time of the processes that wrote here, at their last tick */
+    uint64_t log_lines_total;   /* access log lines made */
+    uint64_t log_dropped_total; /* of these, never written: nobody took them in time */
+    uint64_t log_pending;       /* of these, made and not written yet */
+    uint64_t reserved[5];
 } dp_stats;
+
+/* What a mapping larger than dp_stats holds beside it: a table at DP_STATS_TABLE names sections by
+ * kind. An entry of a section may grow in a later version, so stride is told; what is read beyond
+ * the reader's own layout is passed over. */
+enum { DP_STATS_TABLE = 1024, DP_STATS_TABLE_VERSION = 1 };
+enum {
+    DP_SECTION_DURATION = 1,  /* one dp_duration_stats: of requests */
+    DP_SECTION_UPSTREAMS = 2, /* a dp_upstream_stats for each, in the order they were added */
+    DP_SECTION_ROUTES = 3 /* a dp_route_stats for each, in the order added; then one: no route */
+};
+typedef struct {
+    uint32_t kind;
+    uint32_t count;
+    uint32_t stride; /* bytes from one entry to the next */
+    uint32_t offset; /* from the mapping's start */
+} dp_stats_section;
+typedef struct {
+    uint32_t magic; /* 0x64707374 once it is written */
+    uint32_t version;
+    uint32_t count;
+    uint32_t reserved;
+    dp_stats_section sections[8];
+} dp_stats_table;
+
+/* Log-linear: for v microseconds, 0 to 9 each, then 90 buckets for each power of ten up to 10^8,
+ * then one for all beyond. Bucket i holds what is above its lower and up to its upper bound. */
+enum { DP_DURATION_BUCKETS = 641 };
+typedef struct {
+    uint64_t sum_us;
+    uint64_t buckets[641];
+} dp_duration_stats;
+typedef struct {
+    uint64_t requests_total; /* attempts: a repeated request counts again */
+    uint64_t connects_total;
+    uint64_t connect_failures_total;
+    uint64_t failures_total; /* broke, timed out or answered garbage */
+    uint64_t active;         /* exchanges and tunnels now */
+    uint64_t up;             /* 1, or 0: the last look for a living endpoint found none */
+    uint64_t reserved[2];
+} dp_upstream_stats;
+typedef struct {
+    uint64_t answers_total[6]; /* by class; [0]: none could be sent */
+    uint64_t reserved[2];
+} dp_route_stats;
 
 typedef struct {
     const char *host;            /* NULL: any; lower case; "*.example.com": any name below */
@@ -217,6 +269,10 @@ int dp_route_retry(dp_engine *engine, int route, const dp_retry_options *options
  * the caller until the engine is freed. pid: ours, as the supervisor knows it. DP_EVERSION and
  * DP_EMALFORMED: the engine goes on without. */
 int dp_engine_share(dp_engine *engine, void *base, size_t len, uint32_t pid);
+/* Access log: a line an exchange, DP_LOG_ format, to fd, a pipe that stays the caller's and is made
+ * non-blocking. image: the first digits of its digest. */
+int dp_engine_log(dp_engine *engine, int format, int fd, const char *app, uint32_t generation,
+                  const char *image);
 int dp_engine_seal(dp_engine *engine);
 
 /* --- serving ------------------------------------------------------------------------------- */
@@ -398,6 +454,10 @@ int dp_chunked_feed(dp_chunked *state, uint8_t *data, size_t len, int keep, size
 /* The route that a request head would take, or -1. For tests and tools; the engine's own lookup. */
 int dp_route_find(const dp_engine *engine, const uint8_t *data, const dp_request_head *head);
 
+/* The bucket of dp_duration_stats that so many microseconds count in. */
+uint32_t dp_duration_bucket(uint64_t us);
+/* Where each section stands in a mapping for so many upstreams and routes. Returns its size. */
+size_t dp_stats_layout(uint32_t upstreams, uint32_t routes, dp_stats_table *ret_table);
 /* A part of this process's memory, whole pages, and where its content stands in a memory file. */
 typedef struct {
     uint64_t start;

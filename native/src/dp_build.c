@@ -182,6 +182,7 @@ static void free_connections(dp_engine *engine)
                 dp_buffer_free(engine, &conn->in);
                 dp_buffer_free(engine, &conn->out);
                 dp_buffer_free(engine, &conn->exchange.sent);
+                dp_buffer_free(engine, &conn->exchange.account.line);
             }
         }
         free(chunk);
@@ -195,6 +196,7 @@ void dp_engine_free(dp_engine *engine)
         return;
     DP_CHECK(engine->magic == DP_ENGINE_MAGIC);
     (void)dp_engine_pause(engine);
+    dp_access_done(engine);
     engine->stats = &engine->own_stats; /* the caller's page may be gone already */
     free_connections(engine);
     dp_buffers_trim(engine, true);
@@ -210,6 +212,7 @@ void dp_engine_free(dp_engine *engine)
     free(engine->head_buffer);
     free(engine->pools);
     dp_view_free(engine);
+    dp_meter_done(engine);
     engine->magic = 0;
     free(engine);
 }
@@ -428,7 +431,9 @@ static int make_live_state(dp_engine *engine)
     if (engine->head_buffer == NULL || engine->pools == NULL)
         return DP_ENOMEM;
     int result = dp_tell_seal(engine);
-    return result == DP_OK ? dp_view_seal(engine) : result;
+    if (result == DP_OK)
+        result = dp_view_seal(engine);
+    return result == DP_OK ? dp_meter_seal(engine) : result;
 }
 
 int dp_engine_seal(dp_engine *engine)

@@ -167,6 +167,7 @@ static void bury(dp_engine *engine, dp_conn *conn)
     dp_buffer_free(engine, &conn->in);
     dp_buffer_free(engine, &conn->out);
     dp_buffer_free(engine, &conn->exchange.sent);
+    dp_buffer_free(engine, &conn->exchange.account.line);
     if ((conn->flags & DP_C_TURNED_AWAY) != 0)
         engine->turned_away--;
     if (conn->role == DP_DOWN)
@@ -317,8 +318,10 @@ static int write_some(dp_engine *engine, dp_conn *conn, struct iovec **iov, int 
             return 0;
         if (put < 0)
             return (int)put;
-        if (conn->role == DP_DOWN)
+        if (conn->role == DP_DOWN) {
             engine->stats->sent_bytes_total += (uint64_t)put;
+            conn->exchange.account.bytes_out += (uint64_t)put;
+        }
         size_t left = (size_t)put;
         while (left > 0) {
             size_t step = left < (*iov)->iov_len ? left : (*iov)->iov_len;

@@ -162,6 +162,20 @@ enum {                         /* dp_conn.flags */
        DP_C_TURNED_AWAY = 64   /* down: beyond the limit, answered, only lingers; not counted */
 };
 
+/* What is counted and told of one exchange or tunnel: kept by dp_account and dp_access. */
+typedef struct dp_account {
+    uint64_t began_us; /* its head was whole; a tunnel: accepted */
+    uint64_t bytes_in;
+    uint64_t bytes_out;
+    dp_buffer line;      /* the request's part of its log line; empty where none is written */
+    uint32_t head_us;    /* until the response's head; 0: none came */
+    uint32_t head_bytes; /* of the head that went to the client */
+    uint32_t endpoint;   /* the last that it was attached to: its slot + 1; 0: none */
+    uint16_t status;     /* of the answer, 0: none */
+    uint8_t attempts;    /* how often it was attached to an upstream connection */
+    uint8_t outcome;     /* enum dp_outcome */
+} dp_account;
+
 typedef struct dp_exchange {
     const dp_route *route;
     uint64_t request_left;
@@ -192,6 +206,7 @@ typedef struct dp_exchange {
     bool keeps;            /* sent is kept for the route's retries */
     uint8_t repeats;
     dp_buffer sent; /* the whole request so far, while it may be sent again, or waits */
+    dp_account account;
 } dp_exchange;
 
 typedef struct dp_conn dp_conn;
@@ -266,6 +281,17 @@ typedef struct dp_attached {
     bool accepting;
 } dp_attached;
 
+typedef struct dp_access dp_access;
+
+typedef struct dp_meter {         /* figures by section, in the stats mapping or in own */
+    dp_duration_stats *durations; /* of requests */
+    dp_upstream_stats *upstreams;
+    dp_route_stats *routes; /* one more than there are: no route */
+    void *own;
+    uint64_t cpu_before_us; /* of earlier processes */
+    uint64_t cpu_at_ms;     /* when the CPU time was last looked at */
+} dp_meter;
+
 typedef struct dp_batch { /* connections frozen here, or held here, until a commit */
     dp_list conns;
     uint32_t number;
@@ -330,6 +356,8 @@ struct dp_engine {
     dp_attached attached[DP_ATTACHED_MAX];
     uint32_t attached_count;
 
+    dp_meter meter;
+    dp_access *access; /* NULL: no access log */
     uint64_t request_ids;
     uint64_t date_second;
     char date[32]; /* IMF-fixdate, RFC 9110 5.6.7 */
@@ -518,6 +546,17 @@ void dp_client_reset(dp_conn *conn); /* between requests: the peer itself */
 void dp_proxy_accepted(dp_engine *engine, dp_conn *down);
 void dp_proxy_pump(dp_engine *engine, dp_conn *down);
 
+/* --- dp_input -------------------------------------------------------------------------------- */
+
+/* Gives what waits in conn->in, or together with it what one read adds. The length, 0 at the end,
+ * or negative errno. *ret_buffered: the bytes are conn->in's. */
+ssize_t dp_input_take(dp_engine *engine, dp_conn *conn, size_t max, uint8_t **ret_data,
+                      bool *ret_buffered);
+/* Keeps what was not used of bytes that dp_input_take gave. Of a body that is not done they were
+ * looked at: more must come. */
+int dp_input_keep(dp_engine *engine, dp_conn *conn, bool buffered, const uint8_t *data, size_t len,
+                  size_t used, bool done);
+
 /* --- dp_linger: the end of a connection that may still be sending */
 
 void dp_linger_begin(dp_engine *engine, dp_conn *down); /* ends our side */
@@ -586,9 +625,16 @@ const char *dp_status_reason(uint32_t status);
 const char *dp_status_text(uint32_t status); /* one line, for answers of our own */
 size_t dp_status_slot(uint32_t status);      /* in dp_stats.own_answers_total */
 
+/* The client's own x-request-id, where it is one and plain; NULL: it gets ours. */
+const dp_field *dp_head_request_id(const uint8_t *data, const dp_request_head *head);
+enum { DP_REQUEST_ID_LEN = 32 };
+void dp_request_id(const dp_engine *engine, char ret_text[DP_REQUEST_ID_LEN]); /* ours, for now */
+
 /* --- dp_move ---------------------------------------------------------------------------------- */
 
 void dp_move_offer(dp_engine *engine, dp_conn *conn); /* idle while draining: may be saved */
 void dp_move_withdraw(dp_engine *engine);             /* all that was offered goes on here */
+
+#include "dp_account.h"
 
 #endif

@@ -19,6 +19,7 @@ static void timer_fired(dp_engine *engine)
     }
     dp_timer_run(engine);
     dp_chores_run(engine);
+    dp_meter_tick(engine);
     dp_buffers_trim(engine, false);
     (void)dp_timer_arm(engine, true);
 }
@@ -88,6 +89,7 @@ int dp_engine_turn(dp_engine *engine, uint32_t max_rounds)
         dp_queue_serve(engine);
         dp_conn_collect(engine);
     }
+    dp_access_flush(engine);
     if (dp_timer_arm(engine, false) != DP_OK)
         return DP_ESYSTEM;
     int notes = engine->ready.count != 0 ? DP_NOTE_AGAIN : 0;
@@ -131,8 +133,12 @@ static void visit_reset(dp_engine *engine, dp_conn *conn)
 {
     if (conn->state == DP_S_FROZEN || conn->state == DP_S_HELD)
         return;
-    if (conn->state == DP_S_EXCHANGE)
-        engine->stats->requests_active--;
+    if (conn->state == DP_S_EXCHANGE) {
+        dp_exchange_blame(conn, DP_OUT_DRAIN_DEADLINE);
+        dp_exchange_over(engine, conn, false);
+    }
+    if (conn->state == DP_S_TUNNEL)
+        dp_tunnel_over(engine, conn, DP_OUT_DRAIN_DEADLINE);
     if (conn->state == DP_S_TUNNEL && conn->peer != NULL)
         engine->stats->tunnels--;
     if (conn->peer != NULL)
@@ -152,6 +158,7 @@ int dp_engine_drain(dp_engine *engine)
     each_down(engine, visit_idle);
     dp_ready_run(engine);
     dp_conn_collect(engine);
+    dp_access_flush(engine);
     return DP_OK;
 }
 
@@ -167,6 +174,7 @@ int dp_engine_close_idle(dp_engine *engine)
     each_down(engine, visit_idle);
     dp_ready_run(engine);
     dp_conn_collect(engine);
+    dp_access_flush(engine);
     return DP_OK;
 }
 
@@ -179,6 +187,7 @@ int dp_engine_reset_all(dp_engine *engine)
     each_down(engine, visit_reset);
     engine->ended_as = &engine->drained.finished;
     dp_conn_collect(engine);
+    dp_access_flush(engine);
     return (int)(engine->drained.reset - before);
 }
 

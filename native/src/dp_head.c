@@ -68,17 +68,21 @@ static uint64_t mix(uint64_t value)
     return value ^ value >> 31;
 }
 
-static void put_request_id(dp_writer *out, dp_engine *engine)
+void dp_request_id(const dp_engine *engine, char ret_text[DP_REQUEST_ID_LEN])
 {
     static const char hex[] = "0123456789abcdef";
-    char text[32];
     uint64_t low = mix(engine->options.seed_low + engine->request_ids * 0x9e3779b97f4a7c15u);
     uint64_t high = mix(engine->options.seed_high ^ low);
-    engine->request_ids++;
     for (int i = 0; i < 16; i++) {
-        text[i] = hex[high >> (60 - 4 * i) & 15];
-        text[16 + i] = hex[low >> (60 - 4 * i) & 15];
+        ret_text[i] = hex[high >> (60 - 4 * i) & 15];
+        ret_text[16 + i] = hex[low >> (60 - 4 * i) & 15];
     }
+}
+
+static void put_request_id(dp_writer *out, const dp_engine *engine)
+{
+    char text[DP_REQUEST_ID_LEN];
+    dp_request_id(engine, text);
     dp_put(out, "x-request-id: ", 14);
     dp_put(out, text, sizeof(text));
     dp_put(out, "\r\n", 2);
@@ -97,6 +101,19 @@ static bool id_is_plain(const uint8_t *id, uint32_t len)
             return false;
     }
     return true;
+}
+
+const dp_field *dp_head_request_id(const uint8_t *data, const dp_request_head *head)
+{
+    const dp_field *id = NULL;
+    uint32_t ids = 0;
+    for (uint32_t i = 0; i < head->field_count; i++) {
+        const dp_field *field = &head->fields[i];
+        if (field->id == DP_F_X_REQUEST_ID && ids++ == 0)
+            id = field;
+    }
+    bool plain = ids == 1 && id_is_plain(data + id->value.off, id->value.len);
+    return plain ? id : NULL;
 }
 
 /* A field of ours, unless the route's edits have taken its place. */
@@ -127,13 +144,7 @@ size_t dp_head_request(dp_engine *engine, const dp_conn *down, const uint8_t *da
 
     const uint32_t forwards = dp_forward_drops(down, data, head);
     uint32_t drops = forwards;
-    uint32_t ids = 0;
-    bool has_id = false; /* exactly one, and a plain one */
-    for (uint32_t i = 0; i < head->field_count; i++) {
-        const dp_field *field = &head->fields[i];
-        if (field->id == DP_F_X_REQUEST_ID)
-            has_id = ++ids == 1 && id_is_plain(data + field->value.off, field->value.len);
-    }
+    bool has_id = dp_head_request_id(data, head) != NULL;
     if (!has_id)
         drops |= 1u << DP_F_X_REQUEST_ID;
     if (!head->expects_continue)

@@ -28,7 +28,7 @@ static void drop_upstream(dp_engine *engine, dp_conn *down, bool reusable)
 static void leave_exchange(dp_engine *engine, dp_conn *down)
 {
     if (down->state == DP_S_EXCHANGE)
-        engine->stats->requests_active--;
+        dp_exchange_over(engine, down, false);
     drop_upstream(engine, down, false);
 }
 
@@ -60,7 +60,7 @@ static void finish_exchange(dp_engine *engine, dp_conn *down)
 {
     dp_exchange *exchange = &down->exchange;
     drop_upstream(engine, down, exchange->reusable && exchange->request_done);
-    engine->stats->requests_active--;
+    dp_exchange_over(engine, down, true);
     down->state = DP_S_IDLE;
     if (!exchange->keep_alive || !exchange->request_done || engine->closing_idle) {
         bool told = !exchange->keep_alive && exchange->may_send;
@@ -93,6 +93,9 @@ static void send_answer(dp_engine *engine, dp_conn *down, dp_answer *answer)
     answer->head_only = exchange->method == DP_M_HEAD;
     size_t len = dp_head_answer(engine, answer);
     struct iovec iov = {.iov_base = engine->head_buffer, .iov_len = len};
+    if (len != 0)
+        dp_exchange_answered(engine, down, answer->status,
+                             len - (answer->head_only ? 0 : answer->body_len));
     if (len == 0 || dp_conn_send(engine, down, &iov, 1) != 0) {
         engine->stats->answers_total[0]++;
         close_both(engine, down);
@@ -111,6 +114,7 @@ static void send_answer(dp_engine *engine, dp_conn *down, dp_answer *answer)
 static void refuse(dp_engine *engine, dp_conn *down, uint32_t status)
 {
     const char *text = dp_status_text(status);
+    dp_exchange_blame(down, dp_outcome_of(status));
     engine->stats->own_answers_total[dp_status_slot(status)]++;
     dp_answer answer = {.status = status, .body = (const uint8_t *)text, .body_len = strlen(text)};
     send_answer(engine, down, &answer);
@@ -143,15 +147,17 @@ static void refuse_head(dp_engine *engine, dp_conn *down, uint32_t status, const
     bool head = data != NULL && len >= 5 && memcmp(data, "HEAD ", 5) == 0;
     down->exchange = (dp_exchange){.minor = 1, .method = head ? DP_M_HEAD : 0};
     down->state = DP_S_EXCHANGE;
-    engine->stats->requests_total++;
-    engine->stats->requests_active++;
+    dp_exchange_begun(engine, down, NULL);
     refuse(engine, down, status);
 }
 
 void dp_http_upstream_failed(dp_engine *engine, dp_conn *down, bool timed_out)
 {
     dp_exchange *exchange = &down->exchange;
-    engine->stats->upstream_failures_total++;
+    dp_meter_failed(engine, down);
+    dp_exchange_blame(down, timed_out            ? DP_OUT_UPSTREAM_TIMEOUT
+                            : down->peer == NULL ? DP_OUT_CONNECT_FAILED
+                                                 : DP_OUT_UPSTREAM_BROKE);
     if (exchange->head_sent) {
         cut_short(engine, down);
         return;
@@ -172,10 +178,12 @@ void dp_http_timeout(dp_engine *engine, dp_conn *down)
         return;
     case DP_S_EXCHANGE:
         if (down->out.len != 0) {
+            dp_exchange_blame(down, DP_OUT_CLIENT_TIMEOUT);
             reset_both(engine, down); /* it does not read */
         } else if (exchange->ticket != 0) {
             refuse(engine, down, 503); /* it has waited for a connection */
         } else if (!exchange->request_done && (down->peer == NULL || down->peer->out.len == 0)) {
+            dp_exchange_blame(down, DP_OUT_CLIENT_TIMEOUT);
             if (exchange->head_sent)
                 cut_short(engine, down);
             else
@@ -220,50 +228,6 @@ static dp_head_limits limits_of(const dp_engine *engine)
     return (dp_head_limits){.max_bytes = engine->options.max_header_bytes,
                             .max_fields = engine->options.max_headers,
                             .max_target = engine->options.max_header_bytes / 2};
-}
-
-/* Gives what waits in conn->in, or together with it what one read adds. The length, 0 at the end,
- * or negative errno. *ret_buffered: the bytes are conn->in's. */
-static ssize_t take_bytes(dp_engine *engine, dp_conn *conn, size_t max, uint8_t **ret_data,
-                          bool *ret_buffered)
-{
-    dp_buffer *in = &conn->in;
-    *ret_buffered = in->len != 0;
-    if (in->len > conn->looked) {
-        *ret_data = in->data + in->off;
-        return (ssize_t)in->len;
-    }
-    if ((conn->io & (DP_IO_READ | DP_IO_EOF | DP_IO_BROKEN)) == 0)
-        return -EAGAIN;
-    if (in->len == 0) {
-        *ret_data = engine->read_buffer;
-        return dp_conn_read(engine, conn, engine->read_buffer, max);
-    }
-    size_t room = in->len + 1024;
-    if (dp_buffer_reserve(engine, in, room) != DP_OK)
-        return -ENOBUFS;
-    room = in->cap - in->off - in->len;
-    ssize_t got = dp_conn_read(engine, conn, in->data + in->off + in->len, room);
-    *ret_data = in->data + in->off;
-    if (got <= 0)
-        return got;
-    in->len += (uint32_t)got;
-    return (ssize_t)in->len;
-}
-
-/* Keeps what was not used of bytes that take_bytes gave. Of a body that is not done they were
- * looked at: more must come. */
-static int keep_rest(dp_engine *engine, dp_conn *conn, bool buffered, const uint8_t *data,
-                     size_t len, size_t used, bool done)
-{
-    int result = DP_OK;
-    if (buffered)
-        dp_buffer_consume(engine, &conn->in, used);
-    else
-        result = dp_buffer_append(engine, &conn->in, data + used, len - used);
-    conn->scanned = 0;
-    conn->looked = done ? 0 : conn->in.len;
-    return result;
 }
 
 static void answer_route(dp_engine *engine, dp_conn *down, const dp_route *route,
@@ -378,8 +342,7 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
     down->state = DP_S_EXCHANGE;
     down->flags &= (uint8_t)~DP_C_SKIPPED;
     down->lingered = 0;
-    engine->stats->requests_total += (down->flags & DP_C_PROBE) == 0;
-    engine->stats->requests_active++;
+    dp_exchange_begun(engine, down, data);
 
     if (down->trusted)
         dp_client_walk(engine, down, data, head);
@@ -402,6 +365,7 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
         return;
     }
     exchange->request_done = step.done;
+    exchange->account.bytes_in += step.used;
     if ((down->flags & DP_C_PROBE) != 0) {
         dp_answer ok = {.status = 200, .body = (const uint8_t *)"ready\n", .body_len = 6};
         send_answer(engine, down, &ok);
@@ -414,7 +378,7 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
     }
     if (down->state == DP_S_DEAD || down->state == DP_S_LINGER)
         return;
-    if (keep_rest(engine, down, buffered, data, len, head->head_len + step.used, step.done) !=
+    if (dp_input_keep(engine, down, buffered, data, len, head->head_len + step.used, step.done) !=
         DP_OK)
         close_both(engine, down);
 }
@@ -472,7 +436,7 @@ static bool read_request(dp_engine *engine, dp_conn *down)
     }
     uint8_t *data;
     bool buffered;
-    ssize_t got = take_bytes(engine, down, REQUEST_READ, &data, &buffered);
+    ssize_t got = dp_input_take(engine, down, REQUEST_READ, &data, &buffered);
     if (got == -EAGAIN) {
         if (engine->closing_idle && down->in.len == 0 && (down->flags & DP_C_PROBE) == 0) {
             engine->ended_as = &engine->drained.closed;
@@ -530,7 +494,7 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
         return false;
     uint8_t *data;
     bool buffered;
-    ssize_t got = take_bytes(engine, down, dp_conn_read_size(down), &data, &buffered);
+    ssize_t got = dp_input_take(engine, down, dp_conn_read_size(down), &data, &buffered);
     if (got == -EAGAIN)
         return false;
     if (got <= 0) {
@@ -541,6 +505,7 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
     size_t len = (size_t)got;
     dp_body_step step = request_feed(engine, exchange, data, len);
     if (step.failure != DP_OK) {
+        dp_exchange_blame(down, dp_outcome_of(step.failure == DP_ETOOBIG ? 413 : 400));
         if (exchange->head_sent)
             cut_short(engine, down);
         else
@@ -549,6 +514,7 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
     }
     exchange->request_done = step.done;
     dp_retry_sent(engine, down, data, step.kept);
+    exchange->account.bytes_in += step.used;
     struct iovec iov = {.iov_base = data, .iov_len = step.kept};
     int result = dp_conn_send(engine, up, &iov, 1);
     if (result == -ENOBUFS) {
@@ -557,7 +523,7 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
     }
     if (result != 0)
         up->io |= DP_IO_NO_WRITE; /* it may have answered already: that is still passed on */
-    if (keep_rest(engine, down, buffered, data, len, step.used, step.done) != DP_OK) {
+    if (dp_input_keep(engine, down, buffered, data, len, step.used, step.done) != DP_OK) {
         cut_short(engine, down);
         return false;
     }
@@ -618,10 +584,11 @@ static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t
     exchange->head_sent = true;
     exchange->response_done = step.done;
     engine->stats->answers_total[head->status / 100]++;
+    dp_exchange_answered(engine, down, head->status, head_len);
     struct iovec iov[2] = {{.iov_base = engine->head_buffer, .iov_len = head_len},
                            {.iov_base = body, .iov_len = step.kept}};
     if (dp_conn_send(engine, down, iov, 2) != 0 ||
-        keep_rest(engine, up, buffered, data, len, head->head_len + step.used, step.done) !=
+        dp_input_keep(engine, up, buffered, data, len, head->head_len + step.used, step.done) !=
             DP_OK) {
         cut_short(engine, down);
         return false;
@@ -642,7 +609,7 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
     dp_conn *up = down->peer;
     uint8_t *data;
     bool buffered;
-    ssize_t got = take_bytes(engine, up, RESPONSE_READ, &data, &buffered);
+    ssize_t got = dp_input_take(engine, up, RESPONSE_READ, &data, &buffered);
     if (got == -EAGAIN)
         return false;
     if (got <= 0) {
@@ -689,7 +656,7 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
         return respond_head(engine, down, data, len, buffered);
     }
     if (!respond_interim(engine, down, data) ||
-        keep_rest(engine, up, buffered, data, len, head_len, true) != DP_OK) {
+        dp_input_keep(engine, up, buffered, data, len, head_len, true) != DP_OK) {
         close_both(engine, down);
         return false;
     }
@@ -702,7 +669,7 @@ static bool pump_response_body(dp_engine *engine, dp_conn *down)
     dp_conn *up = down->peer;
     uint8_t *data;
     bool buffered;
-    ssize_t got = take_bytes(engine, up, dp_conn_read_size(up), &data, &buffered);
+    ssize_t got = dp_input_take(engine, up, dp_conn_read_size(up), &data, &buffered);
     if (got == -EAGAIN)
         return false;
     if (got == 0 && exchange->response_framing == DP_BODY_CLOSE) {
@@ -724,7 +691,7 @@ static bool pump_response_body(dp_engine *engine, dp_conn *down)
     }
     exchange->response_done = step.done;
     if (dp_conn_send(engine, down, &iov, 1) != 0 ||
-        keep_rest(engine, up, buffered, data, len, step.used, step.done) != DP_OK) {
+        dp_input_keep(engine, up, buffered, data, len, step.used, step.done) != DP_OK) {
         cut_short(engine, down);
         return false;
     }

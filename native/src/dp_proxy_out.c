@@ -1,5 +1,5 @@
-/* dp_proxy_out: the PROXY protocol's header, versions 1 and 2, for connections to upstreams. I/O: it
- * asks the downstream socket for its two addresses. */
+/* dp_proxy_out: the PROXY protocol's header, versions 1 and 2, for connections to upstreams. I/O:
+ * it asks the downstream socket for its two addresses. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <stdio.h>

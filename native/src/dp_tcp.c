@@ -9,6 +9,7 @@ static void end_tunnel(dp_engine *engine, dp_conn *down, bool with_reset)
 {
     dp_conn *up = down->peer;
     dp_queue_leave(engine, down);
+    dp_tunnel_over(engine, down, with_reset ? DP_OUT_CLIENT_GONE : DP_OUT_OK);
     if (up != NULL) {
         engine->stats->tunnels--;
         if (with_reset) /* neither side may take what it got for all there was */
@@ -50,6 +51,8 @@ static int pump_one(dp_engine *engine, dp_conn *from, dp_conn *to)
         return 0;
     if (got < 0)
         return (int)got;
+    if (from->role == DP_DOWN)
+        from->exchange.account.bytes_in += (uint64_t)got;
     if (got == 0)
         return 1;
     struct iovec iov = {.iov_base = engine->read_buffer, .iov_len = (size_t)got};
@@ -75,6 +78,8 @@ void dp_tcp_pump(dp_engine *engine, dp_conn *down)
         int there = pump_one(engine, down, up);
         int back = there < 0 ? 0 : pump_one(engine, up, down);
         if (there < 0 || back < 0 || is_reset(down) || is_reset(up)) {
+            if (is_reset(up))
+                dp_exchange_blame(down, DP_OUT_UPSTREAM_BROKE);
             end_tunnel(engine, down, true);
             return;
         }
@@ -93,10 +98,12 @@ void dp_tcp_accepted(dp_engine *engine, dp_conn *down)
 {
     down->state = DP_S_TUNNEL;
     down->exchange.upstream = engine->tables.listeners[down->listener].upstream;
+    dp_tunnel_begun(engine, down);
     dp_pick_key(engine, down, NULL, NULL);
     /* What came behind a PROXY header, if there was one: kept while it waits for a connection. */
     down->exchange.sent = down->in;
     down->in = (dp_buffer){0};
+    down->exchange.account.bytes_in = down->exchange.sent.len;
     struct iovec first = {.iov_base = dp_buffer_start(&down->exchange.sent),
                           .iov_len = down->exchange.sent.len};
     dp_tcp_opened(engine, down, dp_upstream_open(engine, down, &first, 1));
@@ -107,7 +114,9 @@ void dp_tcp_opened(dp_engine *engine, dp_conn *down, int result)
     if (result == DP_NEED_MORE)
         return; /* it waits for a connection */
     if (result != DP_OK) {
-        engine->stats->upstream_failures_total++;
+        bool full = result == DP_ETOOBIG || result == DP_ENOMEM;
+        dp_meter_failed(engine, down);
+        dp_tunnel_over(engine, down, full ? DP_OUT_LIMIT : DP_OUT_CONNECT_FAILED);
         dp_conn_reset(engine, down);
         return;
     }
@@ -118,12 +127,14 @@ void dp_tcp_opened(dp_engine *engine, dp_conn *down, int result)
 
 void dp_tcp_upstream_failed(dp_engine *engine, dp_conn *down)
 {
-    engine->stats->upstream_failures_total++;
+    dp_meter_failed(engine, down);
+    dp_tunnel_over(engine, down, DP_OUT_CONNECT_FAILED);
     engine->stats->tunnels--; /* its upstream connection is gone already */
     dp_conn_reset(engine, down);
 }
 
 void dp_tcp_timeout(dp_engine *engine, dp_conn *down)
 {
+    dp_exchange_blame(down, down->exchange.ticket != 0 ? DP_OUT_LIMIT : DP_OUT_IDLE);
     end_tunnel(engine, down, true);
 }

@@ -19,6 +19,7 @@ static void detach(dp_engine *engine, dp_conn *up)
         return;
     const dp_pool *pool = &engine->pools[up->endpoint];
     dp_balancer_end(&engine->groups[pool->upstream].balancer, pool->index);
+    dp_meter_detached(engine, up->endpoint);
     down->peer = NULL;
     up->peer = NULL;
 }
@@ -31,6 +32,7 @@ static void attach(dp_engine *engine, dp_conn *down, dp_conn *up)
     up->peer = down;
     up->protocol = down->protocol;
     dp_balancer_begin(&engine->groups[pool->upstream].balancer, pool->index);
+    dp_meter_attached(engine, down, up->endpoint);
     if (engine->tables.upstreams[pool->upstream].balance == DP_P2C)
         down->exchange.opened_us = dp_clock_us();
 }
@@ -89,11 +91,11 @@ static int connecting_socket(dp_engine *engine, const dp_endpoint *endpoint)
     int on = 1;
     if (family != AF_UNIX)
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    engine->stats->upstream_connects_total++;
+    dp_meter_connect(engine, endpoint->slot);
     if (connect(fd, (const struct sockaddr *)&endpoint->address, endpoint->address_len) == 0 ||
         errno == EINPROGRESS)
         return fd;
-    engine->stats->upstream_connect_failures_total++;
+    dp_meter_connect_failed(engine, endpoint->slot);
     (void)close(fd);
     return -1;
 }
@@ -251,7 +253,10 @@ int dp_upstream_open(dp_engine *engine, dp_conn *down, struct iovec *iov, int co
         if (!dp_retry_may_fail_over(&down->exchange))
             return DP_ESYSTEM;
     }
-    return nobody_left(engine, down, iov, count);
+    int result = nobody_left(engine, down, iov, count);
+    if (result == DP_EGONE || result == DP_ESYSTEM)
+        dp_meter_up(engine, (uint32_t)down->exchange.upstream, false);
+    return result;
 }
 
 int dp_upstream_retry(dp_engine *engine, dp_conn *up)
@@ -261,7 +266,7 @@ int dp_upstream_retry(dp_engine *engine, dp_conn *up)
     const dp_pool *pool = &engine->pools[up->endpoint];
     dp_buffer first = up->out; /* a PROXY header, too: it says the same to all */
     up->out = (dp_buffer){0};
-    engine->stats->upstream_connect_failures_total++;
+    dp_meter_connect_failed(engine, up->endpoint);
     dp_tried_add(&down->exchange.tried, pool->index);
     detach(engine, up);
     dp_conn_close(engine, up);
@@ -282,6 +287,7 @@ int dp_upstream_retry(dp_engine *engine, dp_conn *up)
         return DP_OK;
     }
     dp_buffer_free(engine, &first);
+    dp_meter_up(engine, (uint32_t)down->exchange.upstream, false);
     return DP_ESYSTEM;
 }
 
@@ -306,5 +312,6 @@ int dp_upstream_connected(dp_engine *engine, dp_conn *up)
         return DP_ESYSTEM;
     up->state = DP_S_EXCHANGE;
     up->deadline = 0;
+    dp_meter_up(engine, engine->pools[up->endpoint].upstream, true);
     return DP_OK;
 }

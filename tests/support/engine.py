@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
+from dataplane.control.figures import Figures, mapping_bytes, read_figures
 from dataplane.engine._native import ffi
-from dataplane.engine.engine import NOTE_AGAIN, TRANSPORT_PLAIN, Engine
+from dataplane.engine.engine import NOTE_AGAIN, TRANSPORT_PLAIN, AccessLog, Engine
 from dataplane.model.spec import (
     AppSpec,
     EndpointSpec,
@@ -158,8 +159,10 @@ class Proxy:
         seed: tuple[int, int] = (0, 0),
         send_buffer: int | None = None,
         shared: mmap.mmap | None = None,
+        log: AccessLog | None = None,
     ) -> None:
-        self._page = mmap.mmap(-1, 4096)
+        self._counts = len(spec.upstreams), len(spec.routes)
+        self._page = mmap.mmap(-1, mapping_bytes(*self._counts))
         self.engine: Final = Engine(
             spec,
             stats=self._page,
@@ -167,6 +170,7 @@ class Proxy:
             tick_ms=1000,
             transport=transport,
             shared=shared,
+            log=log,
         )
         self._sockets: dict[str, socket.socket] = {}
         self._clients: list[Client] = []
@@ -259,6 +263,10 @@ class Proxy:
         for name in ("answers_total", "own_answers_total", "reserved"):
             values[name] = list(values[name])
         return values
+
+    def figures(self) -> Figures:
+        """What the page has beside that, after the last turn."""
+        return self.call(lambda: read_figures(self._page, len(self._page), *self._counts))
 
     def until(self, what: Callable[[dict[str, Any]], bool]) -> None:
         """Waits until it holds for the stats; it is looked at after every turn."""

@@ -62,4 +62,5 @@ def test_readings_add_up_and_the_dead_keep_their_counters_alone() -> None:
     both = one + one
     assert (both.connections, both.connections_total) == (6, 20)
     assert both.answers_total == (0, 2, 4, 6, 8, 10)
+    assert Stats(log_dropped_total=1, log_pending=2).without_gauges() == Stats(log_dropped_total=3)
     assert both.without_gauges() == Stats(connections_total=20, answers_total=(0, 2, 4, 6, 8, 10))

@@ -9,6 +9,17 @@ import socket
 
 import pytest
 
+from dataplane.control.figures import (
+    BOUNDS_US,
+    BUCKETS,
+    DURATION,
+    ROUTES,
+    TABLE_AT,
+    TABLE_MAGIC,
+    TABLE_VERSION,
+    UPSTREAMS,
+    mapping_bytes,
+)
 from dataplane.control.stats import FIELDS, STATS_MAGIC, STATS_VERSION, offset_of
 from dataplane.engine import engine as binding
 from dataplane.engine._native import ffi, lib
@@ -37,6 +48,21 @@ def test_supervisor_reads_every_figure_that_the_engine_writes() -> None:
     assert named == ["magic", "version", *(name for name, _ in FIELDS), "reserved"]
     assert lib.DP_STATS_VERSION == STATS_VERSION
     assert ffi.sizeof("dp_stats") <= mmap.PAGESIZE
+
+
+@pytest.mark.parametrize(("upstreams", "routes"), [(0, 0), (1, 1), (3, 1000), (256, 1000)])
+def test_supervisors_layout_of_the_sections_is_the_engines(upstreams: int, routes: int) -> None:
+    table = ffi.new("dp_stats_table *")
+    assert mapping_bytes(upstreams, routes) == lib.dp_stats_layout(upstreams, routes, table)
+    assert (table.magic, table.version) == (TABLE_MAGIC, TABLE_VERSION)
+    assert lib.DP_STATS_TABLE == TABLE_AT
+    assert [table.sections[i].kind for i in range(table.count)] == [DURATION, UPSTREAMS, ROUTES]
+
+
+def test_supervisors_bounds_of_durations_are_the_engines() -> None:
+    assert len(BOUNDS_US) == BUCKETS - 1 == lib.DP_DURATION_BUCKETS - 1
+    assert [lib.dp_duration_bucket(bound) for bound in BOUNDS_US] == list(range(BUCKETS - 1))
+    assert lib.dp_duration_bucket(BOUNDS_US[-1] + 1) == BUCKETS - 1
 
 
 def test_engine_marks_its_page_and_counts_on() -> None:

@@ -330,8 +330,6 @@ NOT_YET: Final = [
     "limits: {cpu: 1.0}",
     "access: {allow: [0.0.0.0/0]}",
     "rate: {requests: 0}",
-    "access_log: {format: json}",
-    "access_log: {format: combined}",
 ]
 
 
@@ -600,6 +598,8 @@ def test_host_name_is_kept_as_an_endpoint(tmp_path: Path) -> None:
     told = [(one.address, one.port) for one in spec.upstreams[0].endpoints]
     assert told == [("db.internal", 5432), ("b", 1)]
     assert spec.resolve_pause_ms == 250
+
+
 def test_trust_is_lowered_to_networks_in_one_form(tmp_path: Path) -> None:
     keys = "proxy_protocol: true, trusted_proxies: ['2001:DB8::/32', 10.0.0.0/8, 192.0.2.1]"
     (listener,) = load(tmp_path, document(listeners=proxied(keys))).listeners

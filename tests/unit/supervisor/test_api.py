@@ -19,6 +19,7 @@ from dataplane.supervisor.events import Events
 from dataplane.supervisor.fleet import Fleet, Wish
 from dataplane.supervisor.history import History
 from dataplane.supervisor.images import Images
+from dataplane.supervisor.logs import Logs
 from dataplane.supervisor.openapi import document
 from dataplane.supervisor.planning import Planning
 from dataplane.supervisor.rollouts import Rollouts
@@ -53,6 +54,7 @@ def call(
         desk=desk,
         planning=cast(Planning, None),
         fleet=Fleet(),
+        logs=cast(Logs, None),
         events=events,
         default_wish=Wish(config_dir=Path("/nowhere")),
         allow_faults=False,
