@@ -135,15 +135,15 @@ static void accept_one(dp_engine *engine, const dp_attached *attached, int fd,
     conn->listener = (uint16_t)attached->listener;
     conn->io = DP_IO_READ | DP_IO_WRITE;
     client_text(conn, address);
-    if (dp_conn_watch(engine, conn) != DP_OK) {
-        dp_conn_close(engine, conn);
-        return;
-    }
     if (full) {
         turn_away(engine, fd, protocol);
         dp_http_turn_away(engine, conn);
+        dp_conn_settle(engine, conn);
     } else if (protocol == DP_HTTP) {
         dp_http_accepted(engine, conn);
+        dp_conn_settle(engine, conn);
+    } else if (dp_conn_watch(engine, conn, DP_W_OWN) != DP_OK) {
+        dp_conn_close(engine, conn);
     } else {
         dp_tcp_accepted(engine, conn);
     }
@@ -187,7 +187,7 @@ int dp_engine_probe(dp_engine *engine, int fd)
     engine->now_ms = dp_clock_ms();
     memcpy(conn->client, "probe", 5);
     conn->client_len = 5;
-    if (dp_conn_watch(engine, conn) != DP_OK) {
+    if (dp_conn_watch(engine, conn, DP_W_OWN) != DP_OK) {
         dp_conn_close(engine, conn);
         return DP_ESYSTEM;
     }

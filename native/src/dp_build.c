@@ -179,7 +179,7 @@ static void free_connections(dp_engine *engine)
             if (conn->magic == DP_CONN_MAGIC && conn->state != DP_S_DEAD) {
                 (void)close(conn->fd);
                 dp_buffer_free(engine, &conn->in);
-                dp_buffer_free(engine, &conn->out);
+                dp_conn_drop_unsent(engine, conn);
                 dp_buffer_free(engine, &conn->exchange.sent);
             }
         }
@@ -197,6 +197,7 @@ void dp_engine_free(dp_engine *engine)
     engine->stats = &engine->own_stats; /* the caller's page may be gone already */
     free_connections(engine);
     dp_buffers_trim(engine, true);
+    dp_pipes_trim(engine, true);
     if (engine->epoll_fd >= 0)
         (void)close(engine->epoll_fd);
     if (engine->timer_fd >= 0)

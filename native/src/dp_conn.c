@@ -24,7 +24,7 @@ void dp_fail(const char *file, int line, const char *condition)
 
 static ssize_t plain_read(dp_conn *conn, uint8_t *data, size_t len)
 {
-    ssize_t got = read(conn->fd, data, len);
+    ssize_t got = recv(conn->fd, data, len, 0); /* read would look at a file's position first */
     if (got < 0) {
         conn->io &= (uint8_t)~DP_IO_READ;
         return -errno;
@@ -49,7 +49,8 @@ static ssize_t plain_write(dp_conn *conn, const struct iovec *iov, int count)
     return put;
 }
 
-const dp_transport dp_transport_plain = {.read = plain_read, .write = plain_write};
+const dp_transport dp_transport_plain = {
+    .read = plain_read, .write = plain_write, .may_splice = true};
 
 static ssize_t trickle_read(dp_conn *conn, uint8_t *data, size_t len)
 {
@@ -130,17 +131,32 @@ dp_conn *dp_conn_find(const dp_engine *engine, uint64_t key)
     return conn;
 }
 
-int dp_conn_watch(dp_engine *engine, dp_conn *conn)
+int dp_conn_watch(dp_engine *engine, dp_conn *conn, enum dp_watch as)
 {
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
                                 .data.u64 = key_of(conn)};
-    return epoll_ctl(engine->epoll_fd, EPOLL_CTL_ADD, conn->fd, &event) == 0 ? DP_OK : DP_ESYSTEM;
+    if (epoll_ctl(engine->epoll_fd, EPOLL_CTL_ADD, conn->fd, &event) != 0)
+        return DP_ESYSTEM;
+    conn->watch = (uint8_t)as;
+    return DP_OK;
 }
 
 void dp_conn_unwatch(dp_engine *engine, dp_conn *conn)
 {
     struct epoll_event none = {0};
-    (void)epoll_ctl(engine->epoll_fd, EPOLL_CTL_DEL, conn->fd, &none);
+    if (conn->watch != DP_W_NONE)
+        (void)epoll_ctl(engine->epoll_fd, EPOLL_CTL_DEL, conn->fd, &none);
+    conn->watch = DP_W_NONE;
+}
+
+void dp_conn_watch_late(dp_engine *engine, dp_conn *conn)
+{
+    /* What is there already is told at once: no edge is missed. */
+    if (dp_conn_watch(engine, conn, DP_W_OWN) == DP_OK)
+        return;
+    (void)shutdown(conn->fd, SHUT_RDWR); /* nothing could wake it: it ends here */
+    conn->io |= DP_IO_READ | DP_IO_BROKEN;
+    dp_ready_push(engine, conn);
 }
 
 void dp_conn_count_down(dp_engine *engine, dp_conn *conn, int by)
@@ -165,7 +181,7 @@ static void bury(dp_engine *engine, dp_conn *conn)
     unlist(engine, conn);
     dp_timer_cancel(conn);
     dp_buffer_free(engine, &conn->in);
-    dp_buffer_free(engine, &conn->out);
+    dp_conn_drop_unsent(engine, conn);
     dp_buffer_free(engine, &conn->exchange.sent);
     if ((conn->flags & DP_C_TURNED_AWAY) != 0)
         engine->turned_away--;
@@ -187,7 +203,8 @@ void dp_conn_close(dp_engine *engine, dp_conn *conn)
     DP_CHECK(conn->peer == NULL);
     /* While a swap passes descriptors, a copy may be open elsewhere: then close alone would
      * neither tell the client nor take the socket out of this epoll set. */
-    dp_conn_unwatch(engine, conn);
+    if (conn->watch == DP_W_SHARED)
+        dp_conn_unwatch(engine, conn);
     (void)close(conn->fd);
     if (engine->draining && conn->role == DP_DOWN &&
         (conn->flags & (DP_C_PROBE | DP_C_TURNED_AWAY)) == 0)
@@ -350,6 +367,7 @@ int dp_conn_send(dp_engine *engine, dp_conn *conn, struct iovec *iov, int count)
         left += iov[i].iov_len;
     if (left == 0)
         return 0;
+    DP_CHECK(conn->pipe == NULL); /* what it holds was there before these */
     if (dp_buffer_reserve(engine, &conn->out, conn->out.len + left) != DP_OK)
         return -ENOBUFS;
     for (int i = 0; i < count; i++)
@@ -360,14 +378,39 @@ int dp_conn_send(dp_engine *engine, dp_conn *conn, struct iovec *iov, int count)
 
 int dp_conn_flush(dp_engine *engine, dp_conn *conn)
 {
-    if (conn->out.len == 0 || (conn->io & DP_IO_WRITE) == 0)
+    if ((conn->io & DP_IO_WRITE) == 0)
         return 0;
-    struct iovec one = {.iov_base = conn->out.data + conn->out.off, .iov_len = conn->out.len};
-    struct iovec *iov = &one;
-    int count = 1;
-    int result = write_some(engine, conn, &iov, &count);
-    dp_buffer_consume(engine, &conn->out, conn->out.len - (count > 0 ? iov->iov_len : 0));
-    return result;
+    if (conn->out.len != 0) {
+        struct iovec one = {.iov_base = conn->out.data + conn->out.off, .iov_len = conn->out.len};
+        struct iovec *iov = &one;
+        int count = 1;
+        int result = write_some(engine, conn, &iov, &count);
+        dp_buffer_consume(engine, &conn->out, conn->out.len - (count > 0 ? iov->iov_len : 0));
+        if (result != 0 || conn->out.len != 0)
+            return result;
+    }
+    return conn->pipe != NULL ? dp_splice_out(engine, conn) : 0;
+}
+
+size_t dp_conn_unsent(const dp_conn *conn)
+{
+    return conn->out.len + (conn->pipe != NULL ? conn->pipe->held : 0u);
+}
+
+void dp_conn_drop_unsent(dp_engine *engine, dp_conn *conn)
+{
+    dp_buffer_free(engine, &conn->out);
+    dp_pipe_drop(engine, conn);
+}
+
+void dp_conn_adapt_read(dp_conn *from, const dp_conn *to, size_t got)
+{
+    if (dp_conn_unsent(to) != 0) {
+        if (from->read_shift > 0)
+            from->read_shift--;
+    } else if (got == dp_conn_read_size(from) && dp_conn_read_size(from) < DP_READ_MAX) {
+        from->read_shift++;
+    }
 }
 
 /* --- dispatch --------------------------------------------------------------------------------- */
@@ -375,6 +418,20 @@ int dp_conn_flush(dp_engine *engine, dp_conn *conn)
 static dp_conn *down_of(dp_conn *conn)
 {
     return conn->role == DP_DOWN ? conn : conn->peer;
+}
+
+void dp_conn_settle(dp_engine *engine, dp_conn *down)
+{
+    if (down->watch != DP_W_NONE || down->state == DP_S_DEAD ||
+        (down->flags & (DP_C_MOVABLE | DP_C_QUEUED)) != 0)
+        return;
+    /* Its request is whole and nothing waits for it to read: the next thing that happens is the
+     * upstream's answer, and often its end. Until then it costs no place in the epoll set; after
+     * DP_WATCH_LATE_MS the wheel sees to it that its going is noticed. */
+    if (down->state == DP_S_EXCHANGE && down->peer != NULL && down->exchange.request_done &&
+        !down->exchange.head_sent && dp_conn_unsent(down) == 0)
+        return;
+    dp_conn_watch_late(engine, down);
 }
 
 void dp_conn_handle(dp_engine *engine, dp_conn *conn)
@@ -411,6 +468,7 @@ void dp_conn_handle(dp_engine *engine, dp_conn *conn)
         dp_http_pump(engine, down);
     else
         dp_tcp_pump(engine, down);
+    dp_conn_settle(engine, down);
 }
 
 static void upstream_timeout(dp_engine *engine, dp_conn *up)

@@ -39,8 +39,13 @@ enum {
     DP_LINGER_BYTES = 1 << 20,
     DP_TURNED_AWAY_MAX = 256, /* refused connections that linger; more are cut */
     DP_UPSTREAM_IDLE_MS = 60000,
-    DP_CHUNK = 64,        /* connections that the slab grows by */
-    DP_FREEZE_BATCHES = 8 /* batches frozen or held at once */
+    DP_CHUNK = 64,         /* connections that the slab grows by */
+    DP_FREEZE_BATCHES = 8, /* batches frozen or held at once */
+    DP_PIPE_BYTES = 256 * 1024,
+    DP_PIPES_MAX = 128,         /* half of what the kernel lets a user who is not root have */
+    DP_SPLICE_MIN = 128 * 1024, /* less of a body is read and written */
+    DP_SPLICE_SHIFT = 3,        /* so many times the read size doubled: bulk, of no known length */
+    DP_WATCH_LATE_MS = 1000     /* a client that goes unseen is noticed after so long */
 };
 
 /* --- tables: in one mapping that dp_engine_seal makes read-only ------------------------------ */
@@ -131,7 +136,20 @@ typedef struct dp_buffer {
     uint32_t len; /* unread bytes */
 } dp_buffer;
 
+typedef struct dp_pipe {
+    struct dp_pipe *next; /* in dp_engine.free_pipes */
+    int read_fd;
+    int write_fd;
+    uint32_t held; /* bytes */
+} dp_pipe;
+
 enum dp_role { DP_DOWN = 1, DP_UP = 2 };
+
+enum dp_watch {
+    DP_W_NONE = 0,
+    DP_W_OWN,   /* in the epoll set; close(2) takes it out */
+    DP_W_SHARED /* the same, and a copy of the descriptor may be open in another process */
+};
 
 enum dp_state {
     DP_S_FREE = 0,
@@ -201,6 +219,7 @@ struct dp_conn {
     uint8_t flags;
     uint8_t protocol;
     uint8_t read_shift; /* how much one read of a body takes: DP_READ_MIN << read_shift */
+    uint8_t watch;      /* enum dp_watch */
     uint16_t listener;  /* down */
     uint32_t endpoint;  /* up: slot in dp_engine.pools */
     uint32_t scanned;   /* of a partial head, dp_head_end's */
@@ -209,6 +228,7 @@ struct dp_conn {
     dp_conn *peer;
     dp_buffer in;      /* read, not yet used */
     dp_buffer out;     /* to be written */
+    dp_pipe *pipe;     /* to be written after out; NULL: nothing */
     uint64_t deadline; /* ms, 0: none */
     uint64_t linked;   /* what the wheel fires at; at most deadline */
     dp_conn *timer_next;
@@ -238,6 +258,7 @@ typedef struct dp_transport {
     /* As read(2) and writev(2), but errors are negative errno. Each keeps conn->io true. */
     ssize_t (*read)(dp_conn *conn, uint8_t *data, size_t len);
     ssize_t (*write)(dp_conn *conn, const struct iovec *iov, int count);
+    bool may_splice; /* the socket's bytes are the connection's */
 } dp_transport;
 
 extern const dp_transport dp_transport_plain;
@@ -294,6 +315,9 @@ struct dp_engine {
 
     uint8_t *free_buffers[DP_BUFFER_CLASSES];
     uint64_t buffer_bytes;
+    dp_pipe *free_pipes;
+    uint32_t pipe_count;         /* in use and free */
+    uint64_t pipes_denied_until; /* ms */
 
     dp_conn *wheel[DP_WHEEL_SLOTS];
     uint64_t wheel_bits[DP_WHEEL_SLOTS / 64];
@@ -322,6 +346,17 @@ void dp_buffer_consume(dp_engine *engine, dp_buffer *buffer, size_t len); /* fre
 void dp_buffer_free(dp_engine *engine, dp_buffer *buffer);
 void dp_buffers_trim(dp_engine *engine, bool all);
 
+/* --- dp_splice -------------------------------------------------------------------------------- */
+
+/* Takes at most max bytes from one socket into a pipe on the way to the other, which has none. The
+ * count, 0 at the end, or negative errno; -ENOBUFS: no pipe is to be had, read and write instead.
+ */
+ssize_t dp_splice_in(dp_engine *engine, dp_conn *from, dp_conn *to, size_t max);
+/* Writes what to->pipe holds, as far as the socket takes it. 0, or negative errno. */
+int dp_splice_out(dp_engine *engine, dp_conn *to);
+void dp_pipe_drop(dp_engine *engine, dp_conn *conn); /* with all that is in it */
+void dp_pipes_trim(dp_engine *engine, bool all);
+
 /* --- dp_timer -------------------------------------------------------------------------------- */
 
 uint64_t dp_clock_ms(void);
@@ -335,8 +370,12 @@ int dp_timer_arm(dp_engine *engine, bool force);
 
 dp_conn *dp_conn_new(dp_engine *engine, int fd, enum dp_role role);
 dp_conn *dp_conn_find(const dp_engine *engine, uint64_t key);
-int dp_conn_watch(dp_engine *engine, dp_conn *conn);
+int dp_conn_watch(dp_engine *engine, dp_conn *conn, enum dp_watch as);
 void dp_conn_unwatch(dp_engine *engine, dp_conn *conn);
+/* conn waits, and not for its upstream alone: from now on its events are told. */
+void dp_conn_watch_late(dp_engine *engine, dp_conn *conn);
+/* After something was done with a downstream connection: watches one that is not, if it has to. */
+void dp_conn_settle(dp_engine *engine, dp_conn *down);
 /* Ends it; the object lives on as DP_S_DEAD until the end of the batch. */
 void dp_conn_close(dp_engine *engine, dp_conn *conn);
 void dp_conn_reset(dp_engine *engine, dp_conn *conn);  /* with RST */
@@ -347,6 +386,10 @@ void dp_conn_count_down(dp_engine *engine, dp_conn *conn, int by);
 /* Writes, and keeps in conn->out what the socket does not take. 0, or negative errno. */
 int dp_conn_send(dp_engine *engine, dp_conn *conn, struct iovec *iov, int count);
 int dp_conn_flush(dp_engine *engine, dp_conn *conn);
+size_t dp_conn_unsent(const dp_conn *conn);
+void dp_conn_drop_unsent(dp_engine *engine, dp_conn *conn);
+/* After bytes went from one to the other: reads as large as what comes and leaves in one go. */
+void dp_conn_adapt_read(dp_conn *from, const dp_conn *to, size_t got);
 ssize_t dp_conn_read(dp_engine *engine, dp_conn *conn, uint8_t *data, size_t len);
 size_t dp_conn_read_size(const dp_conn *conn);
 void dp_conn_timeout(dp_engine *engine, dp_conn *conn);

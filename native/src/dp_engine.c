@@ -19,6 +19,7 @@ static void timer_fired(dp_engine *engine)
     }
     dp_timer_run(engine);
     dp_buffers_trim(engine, false);
+    dp_pipes_trim(engine, false);
     (void)dp_timer_arm(engine, true);
 }
 
@@ -118,7 +119,7 @@ static void visit_first(dp_engine *engine, dp_conn *conn)
 
 static void visit_idle(dp_engine *engine, dp_conn *conn)
 {
-    if ((conn->state == DP_S_IDLE || conn->state == DP_S_HEAD) && conn->out.len == 0)
+    if ((conn->state == DP_S_IDLE || conn->state == DP_S_HEAD) && dp_conn_unsent(conn) == 0)
         dp_ready_push(engine, conn);
 }
 

@@ -11,7 +11,7 @@
 
 enum {
     REQUEST_READ = 16 * 1024,  /* a head, and the start of a body */
-    RESPONSE_READ = 64 * 1024, /* a head, and most bodies whole: one write for both */
+    RESPONSE_READ = 68 * 1024, /* a head, and most bodies whole: one write for both */
     LOCATION_MAX = 16 * 1024
 };
 
@@ -124,7 +124,7 @@ static void send_answer(dp_engine *engine, dp_conn *down, dp_answer *answer)
     engine->stats->answers_total[answer->status / 100] += (down->flags & DP_C_PROBE) == 0;
     exchange->head_sent = true;
     exchange->response_done = true;
-    if (down->out.len == 0)
+    if (dp_conn_unsent(down) == 0)
         finish_exchange(engine, down);
     else
         dp_timer_set(engine, down, engine->options.body_idle_ms);
@@ -187,9 +187,10 @@ void dp_http_timeout(dp_engine *engine, dp_conn *down)
         refuse_head(engine, down, 408);
         return;
     case DP_S_EXCHANGE:
-        if (down->out.len != 0) {
+        if (dp_conn_unsent(down) != 0) {
             reset_both(engine, down); /* it does not read */
-        } else if (!exchange->request_done && (down->peer == NULL || down->peer->out.len == 0)) {
+        } else if (!exchange->request_done &&
+                   (down->peer == NULL || dp_conn_unsent(down->peer) == 0)) {
             if (exchange->head_sent)
                 cut_short(engine, down);
             else
@@ -502,13 +503,55 @@ static void note_progress(dp_engine *engine, dp_conn *down)
                                 : engine->options.body_idle_ms);
 }
 
+/* How much of a body may go through a pipe now; 0: it is to be read and written. */
+static size_t splice_size(const dp_conn *from, uint8_t framing, uint64_t left)
+{
+    if (from->in.len != 0)
+        return 0;
+    bool bulk = from->read_shift >= DP_SPLICE_SHIFT;
+    if (framing == DP_BODY_LENGTH && left >= (bulk ? DP_READ_MIN : DP_SPLICE_MIN))
+        return left < DP_PIPE_BYTES ? (size_t)left : DP_PIPE_BYTES;
+    return framing == DP_BODY_CLOSE && bulk ? DP_PIPE_BYTES : 0;
+}
+
+/* The upstream takes no more. It may have answered already: that is still passed on. */
+static void stop_request(dp_engine *engine, dp_conn *up)
+{
+    up->io |= DP_IO_NO_WRITE;
+    dp_conn_drop_unsent(engine, up);
+}
+
+/* The same as pump_request, through a pipe. *ret_moved as its result; false: not through a pipe. */
+static bool splice_request(dp_engine *engine, dp_conn *down, bool *ret_moved)
+{
+    dp_exchange *exchange = &down->exchange;
+    size_t size = splice_size(down, exchange->request_framing, exchange->request_left);
+    ssize_t got = size != 0 ? dp_splice_in(engine, down, down->peer, size) : -ENOBUFS;
+    if (got == -ENOBUFS)
+        return false;
+    *ret_moved = got > 0;
+    if (got > 0) {
+        exchange->request_left -= (uint64_t)got;
+        exchange->request_done = exchange->request_left == 0;
+        if (dp_conn_flush(engine, down->peer) != 0)
+            stop_request(engine, down->peer);
+        note_progress(engine, down);
+    } else if (got != -EAGAIN) {
+        cut_short(engine, down); /* unfinished, as below */
+    }
+    return true;
+}
+
 /* More of the request's body. True: something moved. */
 static bool pump_request(dp_engine *engine, dp_conn *down)
 {
     dp_exchange *exchange = &down->exchange;
     dp_conn *up = down->peer;
-    if (exchange->request_done || up->out.len != 0 || (up->io & DP_IO_NO_WRITE) != 0)
+    bool moved;
+    if (exchange->request_done || dp_conn_unsent(up) != 0 || (up->io & DP_IO_NO_WRITE) != 0)
         return false;
+    if (splice_request(engine, down, &moved))
+        return moved;
     uint8_t *data;
     bool buffered;
     ssize_t got = take_bytes(engine, down, dp_conn_read_size(down), &data, &buffered);
@@ -541,19 +584,9 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
         cut_short(engine, down);
         return false;
     }
+    dp_conn_adapt_read(down, up, len);
     note_progress(engine, down);
     return true;
-}
-
-/* Keeps reads as large as what leaves in one go. */
-static void adapt_read(dp_conn *from, const dp_conn *to, size_t got)
-{
-    if (to->out.len != 0) {
-        if (from->read_shift > 0)
-            from->read_shift--;
-    } else if (got == dp_conn_read_size(from) && dp_conn_read_size(from) < DP_READ_MAX) {
-        from->read_shift++;
-    }
 }
 
 static bool respond_interim(dp_engine *engine, dp_conn *down, const uint8_t *data)
@@ -605,7 +638,7 @@ static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t
         cut_short(engine, down);
         return false;
     }
-    if (!step.done || down->out.len != 0)
+    if (!step.done || dp_conn_unsent(down) != 0)
         dp_timer_set(engine, down, engine->options.body_idle_ms);
     return true;
 }
@@ -656,10 +689,47 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
     return true;
 }
 
+/* The same as pump_response_body, through a pipe. False: not through a pipe. */
+static bool splice_response(dp_engine *engine, dp_conn *down, bool *ret_moved)
+{
+    dp_exchange *exchange = &down->exchange;
+    dp_conn *up = down->peer;
+    size_t size = splice_size(up, exchange->response_framing, exchange->response_left);
+    ssize_t got = size != 0 ? dp_splice_in(engine, up, down, size) : -ENOBUFS;
+    if (got == -ENOBUFS)
+        return false;
+    *ret_moved = false;
+    if (got == -EAGAIN)
+        return true;
+    bool by_close = exchange->response_framing == DP_BODY_CLOSE;
+    if (got < 0 || (got == 0 && !by_close)) {
+        dp_http_upstream_failed(engine, down, false);
+        return true;
+    }
+    *ret_moved = true;
+    if (!by_close)
+        exchange->response_left -= (uint64_t)got;
+    exchange->response_done = by_close ? got == 0 : exchange->response_left == 0;
+    /* A read that takes no more than the body does not tell whether something follows it. */
+    if (exchange->response_done && !by_close &&
+        dp_conn_read(engine, up, engine->read_buffer, 1) != -EAGAIN)
+        exchange->reusable = false;
+    if (dp_conn_flush(engine, down) != 0) {
+        cut_short(engine, down);
+        *ret_moved = false;
+        return true;
+    }
+    dp_timer_set(engine, down, engine->options.body_idle_ms);
+    return true;
+}
+
 static bool pump_response_body(dp_engine *engine, dp_conn *down)
 {
     dp_exchange *exchange = &down->exchange;
     dp_conn *up = down->peer;
+    bool moved;
+    if (splice_response(engine, down, &moved))
+        return moved;
     uint8_t *data;
     bool buffered;
     ssize_t got = take_bytes(engine, up, dp_conn_read_size(up), &data, &buffered);
@@ -687,7 +757,7 @@ static bool pump_response_body(dp_engine *engine, dp_conn *down)
         cut_short(engine, down);
         return false;
     }
-    adapt_read(up, down, len);
+    dp_conn_adapt_read(up, down, len);
     dp_timer_set(engine, down, engine->options.body_idle_ms);
     return true;
 }
@@ -696,26 +766,24 @@ static bool pump_response_body(dp_engine *engine, dp_conn *down)
 static bool run_exchange(dp_engine *engine, dp_conn *down)
 {
     dp_exchange *exchange = &down->exchange;
-    uint32_t unread = down->out.len;
+    size_t unread = dp_conn_unsent(down);
     if ((down->io & DP_IO_BROKEN) != 0 || dp_conn_flush(engine, down) != 0) {
         close_both(engine, down); /* nobody is there to answer */
         return false;
     }
-    if (exchange->head_sent && down->out.len != unread)
+    if (exchange->head_sent && dp_conn_unsent(down) != unread)
         dp_timer_set(engine, down, engine->options.body_idle_ms);
     bool moved = false;
     dp_conn *up = down->peer;
     if (up != NULL && up->state == DP_S_EXCHANGE) {
-        uint32_t unsent = up->out.len;
-        if (dp_conn_flush(engine, up) != 0) {
-            up->io |= DP_IO_NO_WRITE;
-            dp_buffer_free(engine, &up->out);
-        }
-        if (up->out.len != unsent)
+        size_t unsent = dp_conn_unsent(up);
+        if (dp_conn_flush(engine, up) != 0)
+            stop_request(engine, up);
+        if (dp_conn_unsent(up) != unsent)
             note_progress(engine, down);
         moved = pump_request(engine, down);
         if (down->state == DP_S_EXCHANGE && down->peer == up && !exchange->response_done &&
-            down->out.len == 0)
+            dp_conn_unsent(down) == 0)
             moved |= exchange->head_sent ? pump_response_body(engine, down)
                                          : pump_response_head(engine, down);
     }
@@ -725,7 +793,7 @@ static bool run_exchange(dp_engine *engine, dp_conn *down)
         return moved;
     /* The upstream is free for others while a slow client still reads. */
     drop_upstream(engine, down, exchange->reusable && exchange->request_done);
-    if (down->out.len != 0)
+    if (dp_conn_unsent(down) != 0)
         return false;
     finish_exchange(engine, down);
     return down->state != DP_S_DEAD;
@@ -768,6 +836,8 @@ void dp_http_turn_away(dp_engine *engine, dp_conn *down)
 void dp_http_accepted(dp_engine *engine, dp_conn *down)
 {
     down->state = DP_S_IDLE;
+    /* The wheel looks at it after so long, whatever its deadline is by then. */
+    dp_timer_set(engine, down, DP_WATCH_LATE_MS);
     /* A client that connects and says nothing is as slow with its head as one that dribbles. */
     dp_timer_set(engine, down, engine->options.header_ms);
     dp_http_pump(engine, down);

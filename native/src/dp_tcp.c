@@ -31,7 +31,7 @@ static int pump_one(dp_engine *engine, dp_conn *from, dp_conn *to)
 {
     if (dp_conn_flush(engine, to) != 0)
         return -EPIPE;
-    if (to->out.len != 0)
+    if (dp_conn_unsent(to) != 0)
         return 0;
     if ((from->io & DP_IO_AT_EOF) != 0) {
         if ((to->io & DP_IO_SHUT) == 0) {
@@ -43,6 +43,15 @@ static int pump_one(dp_engine *engine, dp_conn *from, dp_conn *to)
     }
     if ((from->io & (DP_IO_READ | DP_IO_EOF | DP_IO_BROKEN)) == 0)
         return 0;
+    if (from->read_shift >= DP_SPLICE_SHIFT) {
+        ssize_t got = dp_splice_in(engine, from, to, DP_PIPE_BYTES);
+        if (got > 0) {
+            int result = dp_conn_flush(engine, to);
+            return result != 0 ? result : 1;
+        }
+        if (got != -ENOBUFS)
+            return got == 0 ? 1 : got == -EAGAIN ? 0 : (int)got;
+    }
     size_t size = dp_conn_read_size(from);
     ssize_t got = dp_conn_read(engine, from, engine->read_buffer, size);
     if (got == -EAGAIN)
@@ -55,10 +64,7 @@ static int pump_one(dp_engine *engine, dp_conn *from, dp_conn *to)
     int result = dp_conn_send(engine, to, &iov, 1);
     if (result != 0)
         return result;
-    if (to->out.len != 0 && from->read_shift > 0)
-        from->read_shift--;
-    else if (to->out.len == 0 && (size_t)got == size && size < DP_READ_MAX)
-        from->read_shift++;
+    dp_conn_adapt_read(from, to, (size_t)got);
     return 1;
 }
 

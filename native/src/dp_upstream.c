@@ -36,7 +36,8 @@ void dp_upstream_release(dp_engine *engine, dp_conn *up, bool reusable)
         engine->stats->upstream_idle--;
     }
     detach(engine, up);
-    if (!reusable || pool->idle.count >= pool->keepalive || up->in.len != 0 || up->out.len != 0 ||
+    if (!reusable || pool->idle.count >= pool->keepalive || up->in.len != 0 ||
+        dp_conn_unsent(up) != 0 ||
         (up->io & (DP_IO_READ | DP_IO_EOF | DP_IO_BROKEN | DP_IO_AT_EOF | DP_IO_NO_WRITE)) != 0) {
         dp_conn_close(engine, up);
         return;
@@ -71,7 +72,7 @@ static dp_conn *connect_to(dp_engine *engine, const dp_endpoint *endpoint, uint3
     up->endpoint = endpoint->slot;
     up->state = DP_S_CONNECTING;
     up->flags |= DP_C_FRESH;
-    if (dp_conn_watch(engine, up) != DP_OK) {
+    if (dp_conn_watch(engine, up, DP_W_OWN) != DP_OK) {
         dp_conn_close(engine, up);
         return NULL;
     }
