@@ -39,6 +39,8 @@ FIELDS: Final[tuple[tuple[str, int], ...]] = (
     ("upstream_idle", 1),
     ("buffer_bytes", 1),
     ("tunnels", 1),
+    ("pipes", 1),
+    ("spliced_bytes_total", 1),
 )
 _HEAD: Final = struct.Struct("=II")
 _FIGURES: Final = struct.Struct(f"={sum(count for _, count in FIELDS)}Q")
@@ -83,6 +85,8 @@ class Stats:
     upstream_idle: int = 0
     buffer_bytes: int = 0
     tunnels: int = 0
+    pipes: int = 0
+    spliced_bytes_total: int = 0
 
     def __add__(self, other: Stats) -> Stats:
         return _stats({name: _sum(getattr(self, name), getattr(other, name)) for name, _ in FIELDS})

@@ -101,7 +101,9 @@ typedef struct {
     uint64_t upstream_idle;           /* in pools now */
     uint64_t buffer_bytes;            /* in use now */
     uint64_t tunnels;                 /* open now */
-    uint64_t reserved[16];
+    uint64_t pipes;                   /* with bytes in them now */
+    uint64_t spliced_bytes_total;     /* that went through a pipe, in either direction */
+    uint64_t reserved[14];
 } dp_stats;
 
 typedef struct {

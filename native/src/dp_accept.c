@@ -3,11 +3,14 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
 #include "dp_core.h"
+
+enum { DEFER_SECONDS = 1 };
 
 /* --- listeners -------------------------------------------------------------------------------- */
 
@@ -30,6 +33,17 @@ int dp_listener_attach(dp_engine *engine, int listener, int fd)
     return DP_OK;
 }
 
+/* An http client speaks first: its connection is taken once it has, and read at once (tcp(7),
+ * TCP_DEFER_ACCEPT). One that says nothing comes after DEFER_SECONDS all the same. On a tcp
+ * listener the server may be the first to speak, so nothing is put off there; the socket may have
+ * been an http listener's before. A socket that knows no such option goes without. */
+static void put_off(const dp_engine *engine, const dp_attached *attached)
+{
+    bool http = engine->tables.listeners[attached->listener].protocol == DP_HTTP;
+    int seconds = http ? DEFER_SECONDS : 0;
+    (void)setsockopt(attached->fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &seconds, sizeof(seconds));
+}
+
 int dp_accept_start(dp_engine *engine)
 {
     for (uint32_t i = 0; i < engine->attached_count; i++) {
@@ -38,6 +52,7 @@ int dp_accept_start(dp_engine *engine)
                                     .data.u64 = (uint64_t)DP_KEY_LISTENER << 56 | i};
         if (attached->accepting)
             continue;
+        put_off(engine, attached);
         if (epoll_ctl(engine->epoll_fd, EPOLL_CTL_ADD, attached->fd, &event) != 0)
             return DP_ESYSTEM;
         attached->accepting = true;

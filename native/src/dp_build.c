@@ -166,6 +166,7 @@ int dp_engine_new(const dp_engine_options *options, dp_stats *stats, dp_engine *
     engine->stats->upstream_idle = 0;
     engine->stats->buffer_bytes = 0;
     engine->stats->tunnels = 0;
+    engine->stats->pipes = 0;
     *ret_engine = engine;
     return DP_OK;
 }
@@ -294,6 +295,8 @@ static int route_texts(dp_engine *engine, const dp_route_options *options, dp_ro
         const char *host = options->host;
         route->wildcard_host = host[0] == '*';
         host += route->wildcard_host; /* "*.example.com" is kept as ".example.com" */
+        if (host[0] == '\0' || (route->wildcard_host && host[0] != '.'))
+            return DP_EINVAL;
         result = text_copy(engine, host, strlen(host), &route->host);
     }
     if (result == DP_OK && options->path != NULL) {
@@ -455,7 +458,13 @@ int dp_engine_seal(dp_engine *engine)
     int result = make_live_state(engine);
     if (result != DP_OK)
         return result;
-    dp_route_sort(engine->tables.routes, engine->tables.route_count);
+    dp_tables *tables = &engine->tables;
+    dp_route_sort(tables->routes, tables->route_count);
+    void *memory =
+        dp_arena_take(&engine->arena, dp_route_index_size(tables->routes, tables->route_count));
+    if (memory == NULL)
+        return DP_ENOMEM;
+    dp_route_index_build(tables, memory);
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     size_t size = (engine->arena.used + page - 1) / page * page;
     if (mprotect(engine->arena.base, size, PROT_READ) != 0)

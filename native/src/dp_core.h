@@ -43,7 +43,7 @@ enum {
     DP_FREEZE_BATCHES = 8, /* batches frozen or held at once */
     DP_PIPE_BYTES = 256 * 1024,
     DP_PIPES_MAX = 128,         /* half of what the kernel lets a user who is not root have */
-    DP_SPLICE_MIN = 128 * 1024, /* less of a body is read and written */
+    DP_SPLICE_MIN = 512 * 1024, /* less of a body is read and written */
     DP_SPLICE_SHIFT = 3,        /* so many times the read size doubled: bulk, of no known length */
     DP_WATCH_LATE_MS = 1000     /* a client that goes unseen is noticed after so long */
 };
@@ -116,11 +116,14 @@ typedef struct dp_listener {
     int upstream; /* tcp */
 } dp_listener;
 
+typedef struct dp_route_index dp_route_index; /* dp_route's own */
+
 typedef struct dp_tables {
     dp_listener *listeners;
     dp_upstream *upstreams;
     dp_route **routes;   /* in the order they were added, then sorted by dp_route_sort */
     dp_route **by_order; /* index as given to the builder */
+    const dp_route_index *index;
     uint32_t listener_count;
     uint32_t upstream_count;
     uint32_t route_count;
@@ -354,6 +357,17 @@ void dp_buffers_trim(dp_engine *engine, bool all);
 ssize_t dp_splice_in(dp_engine *engine, dp_conn *from, dp_conn *to, size_t max);
 /* Writes what to->pipe holds, as far as the socket takes it. 0, or negative errno. */
 int dp_splice_out(dp_engine *engine, dp_conn *to);
+enum dp_passed {
+    DP_PASSED_NO_PIPE, /* not for a pipe, or none is to be had: to be read and written */
+    DP_PASSED_NOTHING,
+    DP_PASSED_SOME,
+    DP_PASSED_SOURCE_FAILED, /* or ended too early */
+    DP_PASSED_SINK_FAILED
+};
+
+/* More of a body through a pipe; left and *ret_done are its state. */
+enum dp_passed dp_splice_body(dp_engine *engine, dp_conn *from, dp_conn *to, uint8_t framing,
+                              uint64_t *left, bool *ret_done);
 void dp_pipe_drop(dp_engine *engine, dp_conn *conn); /* with all that is in it */
 void dp_pipes_trim(dp_engine *engine, bool all);
 
@@ -425,6 +439,9 @@ int dp_upstream_connected(dp_engine *engine, dp_conn *up);
 /* --- dp_route and dp_balance: pure ------------------------------------------------------------ */
 
 void dp_route_sort(dp_route **routes, uint32_t count);
+/* The index over tables->routes, sorted, in dp_route_index_size zeroed bytes of the caller's. */
+size_t dp_route_index_size(dp_route *const *routes, uint32_t count);
+void dp_route_index_build(dp_tables *tables, void *memory);
 const dp_route *dp_route_lookup(const dp_tables *tables, const uint8_t *data,
                                 const dp_request_head *head);
 /* Picks an endpoint whose bit in tried is clear. active: open exchanges by endpoint.

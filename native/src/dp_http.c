@@ -503,17 +503,6 @@ static void note_progress(dp_engine *engine, dp_conn *down)
                                 : engine->options.body_idle_ms);
 }
 
-/* How much of a body may go through a pipe now; 0: it is to be read and written. */
-static size_t splice_size(const dp_conn *from, uint8_t framing, uint64_t left)
-{
-    if (from->in.len != 0)
-        return 0;
-    bool bulk = from->read_shift >= DP_SPLICE_SHIFT;
-    if (framing == DP_BODY_LENGTH && left >= (bulk ? DP_READ_MIN : DP_SPLICE_MIN))
-        return left < DP_PIPE_BYTES ? (size_t)left : DP_PIPE_BYTES;
-    return framing == DP_BODY_CLOSE && bulk ? DP_PIPE_BYTES : 0;
-}
-
 /* The upstream takes no more. It may have answered already: that is still passed on. */
 static void stop_request(dp_engine *engine, dp_conn *up)
 {
@@ -521,37 +510,23 @@ static void stop_request(dp_engine *engine, dp_conn *up)
     dp_conn_drop_unsent(engine, up);
 }
 
-/* The same as pump_request, through a pipe. *ret_moved as its result; false: not through a pipe. */
-static bool splice_request(dp_engine *engine, dp_conn *down, bool *ret_moved)
-{
-    dp_exchange *exchange = &down->exchange;
-    size_t size = splice_size(down, exchange->request_framing, exchange->request_left);
-    ssize_t got = size != 0 ? dp_splice_in(engine, down, down->peer, size) : -ENOBUFS;
-    if (got == -ENOBUFS)
-        return false;
-    *ret_moved = got > 0;
-    if (got > 0) {
-        exchange->request_left -= (uint64_t)got;
-        exchange->request_done = exchange->request_left == 0;
-        if (dp_conn_flush(engine, down->peer) != 0)
-            stop_request(engine, down->peer);
-        note_progress(engine, down);
-    } else if (got != -EAGAIN) {
-        cut_short(engine, down); /* unfinished, as below */
-    }
-    return true;
-}
-
 /* More of the request's body. True: something moved. */
 static bool pump_request(dp_engine *engine, dp_conn *down)
 {
     dp_exchange *exchange = &down->exchange;
     dp_conn *up = down->peer;
-    bool moved;
     if (exchange->request_done || dp_conn_unsent(up) != 0 || (up->io & DP_IO_NO_WRITE) != 0)
         return false;
-    if (splice_request(engine, down, &moved))
-        return moved;
+    enum dp_passed passed = dp_splice_body(engine, down, up, exchange->request_framing,
+                                           &exchange->request_left, &exchange->request_done);
+    if (passed == DP_PASSED_SINK_FAILED)
+        stop_request(engine, up);
+    if (passed == DP_PASSED_SOME || passed == DP_PASSED_SINK_FAILED)
+        note_progress(engine, down);
+    if (passed == DP_PASSED_SOURCE_FAILED)
+        cut_short(engine, down); /* unfinished, as below */
+    if (passed != DP_PASSED_NO_PIPE)
+        return passed == DP_PASSED_SOME || passed == DP_PASSED_SINK_FAILED;
     uint8_t *data;
     bool buffered;
     ssize_t got = take_bytes(engine, down, dp_conn_read_size(down), &data, &buffered);
@@ -648,7 +623,9 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
     dp_conn *up = down->peer;
     uint8_t *data;
     bool buffered;
-    ssize_t got = take_bytes(engine, up, RESPONSE_READ, &data, &buffered);
+    /* Where the last answer was a large one, most of this one will go through a pipe. */
+    size_t size = up->read_shift >= DP_SPLICE_SHIFT ? DP_READ_MIN : RESPONSE_READ;
+    ssize_t got = take_bytes(engine, up, size, &data, &buffered);
     if (got == -EAGAIN)
         return false;
     if (got <= 0) {
@@ -689,47 +666,23 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
     return true;
 }
 
-/* The same as pump_response_body, through a pipe. False: not through a pipe. */
-static bool splice_response(dp_engine *engine, dp_conn *down, bool *ret_moved)
-{
-    dp_exchange *exchange = &down->exchange;
-    dp_conn *up = down->peer;
-    size_t size = splice_size(up, exchange->response_framing, exchange->response_left);
-    ssize_t got = size != 0 ? dp_splice_in(engine, up, down, size) : -ENOBUFS;
-    if (got == -ENOBUFS)
-        return false;
-    *ret_moved = false;
-    if (got == -EAGAIN)
-        return true;
-    bool by_close = exchange->response_framing == DP_BODY_CLOSE;
-    if (got < 0 || (got == 0 && !by_close)) {
-        dp_http_upstream_failed(engine, down, false);
-        return true;
-    }
-    *ret_moved = true;
-    if (!by_close)
-        exchange->response_left -= (uint64_t)got;
-    exchange->response_done = by_close ? got == 0 : exchange->response_left == 0;
-    /* A read that takes no more than the body does not tell whether something follows it. */
-    if (exchange->response_done && !by_close &&
-        dp_conn_read(engine, up, engine->read_buffer, 1) != -EAGAIN)
-        exchange->reusable = false;
-    if (dp_conn_flush(engine, down) != 0) {
-        cut_short(engine, down);
-        *ret_moved = false;
-        return true;
-    }
-    dp_timer_set(engine, down, engine->options.body_idle_ms);
-    return true;
-}
-
 static bool pump_response_body(dp_engine *engine, dp_conn *down)
 {
     dp_exchange *exchange = &down->exchange;
     dp_conn *up = down->peer;
-    bool moved;
-    if (splice_response(engine, down, &moved))
-        return moved;
+    enum dp_passed passed = dp_splice_body(engine, up, down, exchange->response_framing,
+                                           &exchange->response_left, &exchange->response_done);
+    /* A read that takes no more than the body does not tell whether something follows it. */
+    if (exchange->response_done && dp_conn_read(engine, up, engine->read_buffer, 1) != -EAGAIN)
+        exchange->reusable = false;
+    if (passed == DP_PASSED_SOURCE_FAILED)
+        dp_http_upstream_failed(engine, down, false);
+    if (passed == DP_PASSED_SINK_FAILED)
+        cut_short(engine, down);
+    if (passed == DP_PASSED_SOME)
+        dp_timer_set(engine, down, engine->options.body_idle_ms);
+    if (passed != DP_PASSED_NO_PIPE)
+        return passed == DP_PASSED_SOME;
     uint8_t *data;
     bool buffered;
     ssize_t got = take_bytes(engine, up, dp_conn_read_size(up), &data, &buffered);

@@ -67,6 +67,7 @@ static void pipe_give(dp_engine *engine, dp_conn *conn)
 {
     dp_pipe *pipe = conn->pipe;
     conn->pipe = NULL;
+    engine->stats->pipes--;
     if (pipe->held != 0) { /* what is in it is lost with it */
         pipe_close(engine, pipe);
         return;
@@ -112,6 +113,7 @@ ssize_t dp_splice_in(dp_engine *engine, dp_conn *from, dp_conn *to, size_t max)
         return -EAGAIN;
     if ((to->pipe = pipe_take(engine)) == NULL)
         return -ENOBUFS;
+    engine->stats->pipes++;
     ssize_t got =
         splice_once(from->fd, to->pipe->write_fd, max < DP_PIPE_BYTES ? max : DP_PIPE_BYTES);
     if (got <= 0) {
@@ -123,6 +125,7 @@ ssize_t dp_splice_in(dp_engine *engine, dp_conn *from, dp_conn *to, size_t max)
     }
     /* Few bytes do not mean that the socket is empty: a pipe may be full of small pieces. */
     to->pipe->held = (uint32_t)got;
+    engine->stats->spliced_bytes_total += (uint64_t)got;
     if (got >= BULK_BYTES && from->read_shift < DP_SPLICE_SHIFT)
         from->read_shift = DP_SPLICE_SHIFT;
     else if (got < DP_READ_MIN && from->read_shift > 0)
@@ -150,4 +153,35 @@ int dp_splice_out(dp_engine *engine, dp_conn *to)
     if (pipe->held == 0)
         pipe_give(engine, to);
     return 0;
+}
+
+/* How much of a body may go through a pipe now; 0: it is to be read and written. */
+static size_t size_for(const dp_conn *from, uint8_t framing, uint64_t left)
+{
+    bool bulk = from->read_shift >= DP_SPLICE_SHIFT;
+    if (from->in.len != 0)
+        return 0;
+    if (framing == DP_BODY_LENGTH && left >= (bulk ? DP_READ_MIN : DP_SPLICE_MIN))
+        return left < DP_PIPE_BYTES ? (size_t)left : DP_PIPE_BYTES;
+    return framing == DP_BODY_CLOSE && bulk ? DP_PIPE_BYTES : 0;
+}
+
+enum dp_passed dp_splice_body(dp_engine *engine, dp_conn *from, dp_conn *to, uint8_t framing,
+                              uint64_t *left, bool *ret_done)
+{
+    size_t size = size_for(from, framing, *left);
+    ssize_t got = size != 0 ? dp_splice_in(engine, from, to, size) : -ENOBUFS;
+    if (got == -ENOBUFS)
+        return DP_PASSED_NO_PIPE;
+    if (got == -EAGAIN)
+        return DP_PASSED_NOTHING;
+    if (got < 0 || (got == 0 && framing != DP_BODY_CLOSE))
+        return DP_PASSED_SOURCE_FAILED;
+    if (framing == DP_BODY_CLOSE) {
+        *ret_done = got == 0;
+    } else {
+        *left -= (uint64_t)got;
+        *ret_done = *left == 0;
+    }
+    return dp_conn_flush(engine, to) == 0 ? DP_PASSED_SOME : DP_PASSED_SINK_FAILED;
 }
