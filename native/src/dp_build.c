@@ -181,12 +181,15 @@ static void free_connections(dp_engine *engine)
                 (void)close(conn->fd);
                 dp_buffer_free(engine, &conn->in);
                 dp_conn_drop_unsent(engine, conn);
-                dp_buffer_free(engine, &conn->exchange.sent);
+                dp_exchange_close(engine, conn);
             }
         }
         free(chunk);
     }
     free(engine->chunks);
+    for (uint32_t i = 0; i < engine->exchange_chunk_count; i++)
+        free(engine->exchange_chunks[i]);
+    free(engine->exchange_chunks);
 }
 
 void dp_engine_free(dp_engine *engine)

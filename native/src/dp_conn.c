@@ -114,6 +114,50 @@ dp_conn *dp_conn_new(dp_engine *engine, int fd, enum dp_role role)
     return conn;
 }
 
+/* An idle connection needs none, and there are many more of those: hence a slab of its own. */
+static bool grow_exchanges(dp_engine *engine)
+{
+    size_t size = (engine->exchange_chunk_count + 1u) * sizeof(*engine->exchange_chunks);
+    dp_exchange **chunks = realloc(engine->exchange_chunks, size);
+    if (chunks == NULL)
+        return false;
+    engine->exchange_chunks = chunks;
+    dp_exchange *chunk = calloc(DP_CHUNK, sizeof(*chunk));
+    if (chunk == NULL)
+        return false;
+    chunks[engine->exchange_chunk_count++] = chunk;
+    for (uint32_t i = DP_CHUNK; i > 0; i--) {
+        chunk[i - 1].next = engine->free_exchanges;
+        engine->free_exchanges = &chunk[i - 1];
+    }
+    return true;
+}
+
+bool dp_exchange_open(dp_engine *engine, dp_conn *down)
+{
+    dp_exchange_close(engine, down);
+    if (engine->free_exchanges == NULL && !grow_exchanges(engine)) {
+        dp_conn_close(engine, down);
+        return false;
+    }
+    dp_exchange *exchange = engine->free_exchanges;
+    engine->free_exchanges = exchange->next;
+    memset(exchange, 0, sizeof(*exchange));
+    down->exchange = exchange;
+    return true;
+}
+
+void dp_exchange_close(dp_engine *engine, dp_conn *down)
+{
+    dp_exchange *exchange = down->exchange;
+    if (exchange == NULL)
+        return;
+    dp_buffer_free(engine, &exchange->sent);
+    exchange->next = engine->free_exchanges;
+    engine->free_exchanges = exchange;
+    down->exchange = NULL;
+}
+
 /* The epoll key: kind 0 in the top byte, then the stamp, then the id. */
 static uint64_t key_of(const dp_conn *conn)
 {
@@ -182,7 +226,8 @@ static void bury(dp_engine *engine, dp_conn *conn)
     dp_timer_cancel(conn);
     dp_buffer_free(engine, &conn->in);
     dp_conn_drop_unsent(engine, conn);
-    dp_buffer_free(engine, &conn->exchange.sent);
+    if (conn->exchange != NULL)
+        dp_buffer_free(engine, &conn->exchange->sent);
     if ((conn->flags & DP_C_TURNED_AWAY) != 0)
         engine->turned_away--;
     if (conn->role == DP_DOWN)
@@ -237,6 +282,7 @@ void dp_conn_collect(dp_engine *engine)
     dp_conn *conn;
     while ((conn = engine->dead_conns) != NULL) {
         engine->dead_conns = conn->next;
+        dp_exchange_close(engine, conn);
         conn->magic = 0;
         conn->state = DP_S_FREE;
         conn->next = engine->free_conns;
@@ -428,8 +474,8 @@ void dp_conn_settle(dp_engine *engine, dp_conn *down)
     /* Its request is whole and nothing waits for it to read: the next thing that happens is the
      * upstream's answer, and often its end. Until then it costs no place in the epoll set; after
      * DP_WATCH_LATE_MS the wheel sees to it that its going is noticed. */
-    if (down->state == DP_S_EXCHANGE && down->peer != NULL && down->exchange.request_done &&
-        !down->exchange.head_sent && dp_conn_unsent(down) == 0)
+    if (down->state == DP_S_EXCHANGE && down->peer != NULL && down->exchange->request_done &&
+        !down->exchange->head_sent && dp_conn_unsent(down) == 0)
         return;
     dp_conn_watch_late(engine, down);
 }

@@ -188,6 +188,7 @@ enum {                         /* dp_conn.flags */
 };
 
 typedef struct dp_exchange {
+    struct dp_exchange *next; /* in dp_engine.free_exchanges */
     const dp_route *route;
     uint64_t request_left;
     uint64_t response_left;
@@ -241,7 +242,7 @@ struct dp_conn {
     uint64_t frozen_us; /* when it was taken out of service, for the stall */
     char client[46];    /* down: text of the address, as x-forwarded-for shows it */
     uint8_t client_len;
-    dp_exchange exchange; /* down */
+    dp_exchange *exchange; /* down: of a request or a tunnel; NULL between requests */
 };
 
 typedef struct dp_list {
@@ -306,6 +307,9 @@ struct dp_engine {
     dp_conn **chunks; /* slab of connections */
     uint32_t chunk_count;
     dp_conn *free_conns;
+    dp_exchange **exchange_chunks; /* slab of exchanges */
+    uint32_t exchange_chunk_count;
+    dp_exchange *free_exchanges;
     dp_conn *dead_conns;
     uint32_t down_count;  /* without probes */
     uint32_t turned_away; /* DP_C_TURNED_AWAY, open now */
@@ -383,6 +387,10 @@ int dp_timer_arm(dp_engine *engine, bool force);
 /* --- dp_conn: one socket --------------------------------------------------------------------- */
 
 dp_conn *dp_conn_new(dp_engine *engine, int fd, enum dp_role role);
+/* Gives down a zeroed exchange, in place of one that it may have. False: no memory, it is closed.
+ */
+bool dp_exchange_open(dp_engine *engine, dp_conn *down);
+void dp_exchange_close(dp_engine *engine, dp_conn *down); /* nothing if there is none */
 dp_conn *dp_conn_find(const dp_engine *engine, uint64_t key);
 int dp_conn_watch(dp_engine *engine, dp_conn *conn, enum dp_watch as);
 void dp_conn_unwatch(dp_engine *engine, dp_conn *conn);

@@ -206,7 +206,7 @@ static void put_status_line(writer *out, const uint8_t *data, const dp_response_
 size_t dp_head_response(dp_engine *engine, const dp_conn *down, const uint8_t *data,
                         const dp_response_head *head)
 {
-    const dp_exchange *exchange = &down->exchange;
+    const dp_exchange *exchange = down->exchange;
     const dp_edit *edits = exchange->route->response_edits;
     writer out = writer_init(engine);
     put_status_line(&out, data, head);

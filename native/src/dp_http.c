@@ -5,7 +5,6 @@
  * holds back the fast one and not our memory. */
 #include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "dp_core.h"
 
@@ -19,7 +18,7 @@ enum {
 
 static void drop_upstream(dp_engine *engine, dp_conn *down, bool reusable)
 {
-    dp_buffer_free(engine, &down->exchange.sent);
+    dp_buffer_free(engine, &down->exchange->sent);
     if (down->peer != NULL)
         dp_upstream_release(engine, down->peer, reusable);
 }
@@ -46,7 +45,7 @@ static void reset_both(dp_engine *engine, dp_conn *down)
 /* Ends an answer that cannot be finished: the client must notice that it is not whole. */
 static void cut_short(dp_engine *engine, dp_conn *down)
 {
-    const dp_exchange *exchange = &down->exchange;
+    const dp_exchange *exchange = down->exchange;
     bool ends_by_close = exchange->response_framing == DP_BODY_CLOSE ||
                          (exchange->response_framing == DP_BODY_CHUNKED && exchange->minor == 0);
     if (exchange->head_sent && ends_by_close)
@@ -81,7 +80,7 @@ static void pump_linger(dp_engine *engine, dp_conn *down)
 
 static void finish_exchange(dp_engine *engine, dp_conn *down)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     drop_upstream(engine, down, exchange->reusable && exchange->request_done);
     engine->stats->requests_active--;
     down->state = DP_S_IDLE;
@@ -97,6 +96,7 @@ static void finish_exchange(dp_engine *engine, dp_conn *down)
         engine->ended_as = &engine->drained.finished;
         return;
     }
+    dp_exchange_close(engine, down);
     down->scanned = 0;
     down->looked = 0;
     if (engine->draining)
@@ -108,7 +108,7 @@ static void finish_exchange(dp_engine *engine, dp_conn *down)
 
 static void send_answer(dp_engine *engine, dp_conn *down, dp_answer *answer)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     drop_upstream(engine, down, false);
     exchange->keep_alive = exchange->keep_alive && exchange->request_done && !engine->closing_idle;
     answer->keep_alive = exchange->keep_alive;
@@ -161,7 +161,9 @@ static uint32_t status_of(int result)
 /* Refuses what never became an exchange: the connection ends with the answer. */
 static void refuse_head(dp_engine *engine, dp_conn *down, uint32_t status)
 {
-    down->exchange = (dp_exchange){.minor = 1};
+    if (!dp_exchange_open(engine, down))
+        return;
+    down->exchange->minor = 1;
     down->state = DP_S_EXCHANGE;
     engine->stats->requests_total++;
     engine->stats->requests_active++;
@@ -170,7 +172,7 @@ static void refuse_head(dp_engine *engine, dp_conn *down, uint32_t status)
 
 void dp_http_upstream_failed(dp_engine *engine, dp_conn *down, bool timed_out)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     engine->stats->upstream_failures_total++;
     if (exchange->head_sent) {
         cut_short(engine, down);
@@ -181,7 +183,7 @@ void dp_http_upstream_failed(dp_engine *engine, dp_conn *down, bool timed_out)
 
 void dp_http_timeout(dp_engine *engine, dp_conn *down)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     switch ((enum dp_state)down->state) {
     case DP_S_HEAD:
         refuse_head(engine, down, 408);
@@ -315,7 +317,7 @@ static void keep_sent(dp_engine *engine, dp_exchange *exchange, size_t head_len,
 /* The pooled connection ended without a byte of an answer: once more, over a new one. */
 static bool send_again(dp_engine *engine, dp_conn *down)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     if (exchange->sent.len == 0 || down->peer->in.len != 0)
         return false;
     dp_buffer sent = exchange->sent;
@@ -332,7 +334,7 @@ static bool send_again(dp_engine *engine, dp_conn *down)
 static void open_upstream(dp_engine *engine, dp_conn *down, const dp_route *route, uint8_t *data,
                           const uint8_t *body, size_t body_len)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     size_t head_len = dp_head_request(engine, down, data, &engine->request, route);
     if (head_len == 0) {
         refuse(engine, down, 431);
@@ -358,8 +360,9 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
                            bool buffered)
 {
     const dp_request_head *head = &engine->request;
-    dp_exchange *exchange = &down->exchange;
-    memset(exchange, 0, sizeof(*exchange));
+    if (!dp_exchange_open(engine, down))
+        return;
+    dp_exchange *exchange = down->exchange;
     exchange->method = head->method;
     exchange->minor = (uint8_t)head->minor;
     exchange->keep_alive = head->keep_alive != 0;
@@ -496,7 +499,7 @@ static bool read_request(dp_engine *engine, dp_conn *down)
 /* Bytes went on: the time that the next ones may take begins. */
 static void note_progress(dp_engine *engine, dp_conn *down)
 {
-    const dp_exchange *exchange = &down->exchange;
+    const dp_exchange *exchange = down->exchange;
     bool waits_for_head = exchange->request_done && !exchange->head_sent;
     dp_timer_set(engine, down,
                  waits_for_head ? exchange->route->request_timeout_ms
@@ -513,7 +516,7 @@ static void stop_request(dp_engine *engine, dp_conn *up)
 /* More of the request's body. True: something moved. */
 static bool pump_request(dp_engine *engine, dp_conn *down)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     dp_conn *up = down->peer;
     if (exchange->request_done || dp_conn_unsent(up) != 0 || (up->io & DP_IO_NO_WRITE) != 0)
         return false;
@@ -567,7 +570,7 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
 static bool respond_interim(dp_engine *engine, dp_conn *down, const uint8_t *data)
 {
     const dp_response_head *head = &engine->response;
-    const dp_exchange *exchange = &down->exchange;
+    const dp_exchange *exchange = down->exchange;
     if (exchange->minor == 0 || (head->status == 100 && !exchange->expects_continue))
         return true; /* RFC 9110 15.2: not to an HTTP/1.0 client */
     size_t len = dp_head_interim(engine, data, head);
@@ -579,7 +582,7 @@ static bool respond_interim(dp_engine *engine, dp_conn *down, const uint8_t *dat
 static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len, bool buffered)
 {
     const dp_response_head *head = &engine->response;
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     dp_conn *up = down->peer;
     exchange->response_framing = (uint8_t)head->framing;
     exchange->response_left = head->framing == DP_BODY_LENGTH ? head->content_length : 0;
@@ -623,7 +626,7 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
     dp_conn *up = down->peer;
     uint8_t *data;
     bool buffered;
-    /* Where the last answer was a large one, most of this one will go through a pipe. */
+    /* After a large answer the next one's body, too, is left to a pipe. */
     size_t size = up->read_shift >= DP_SPLICE_SHIFT ? DP_READ_MIN : RESPONSE_READ;
     ssize_t got = take_bytes(engine, up, size, &data, &buffered);
     if (got == -EAGAIN)
@@ -634,7 +637,7 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
         dp_http_upstream_failed(engine, down, false);
         return down->state != DP_S_DEAD;
     }
-    dp_buffer_free(engine, &down->exchange.sent); /* it was received */
+    dp_buffer_free(engine, &down->exchange->sent); /* it was received */
     size_t len = (size_t)got;
     dp_head_limits limits = limits_of(engine);
     limits.max_target = 0;
@@ -649,7 +652,7 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
         return true;
     }
     if (result == DP_OK)
-        result = dp_response_parse(data, head_len, &limits, down->exchange.method == DP_M_HEAD,
+        result = dp_response_parse(data, head_len, &limits, down->exchange->method == DP_M_HEAD,
                                    &engine->response);
     /* 101 answers an Upgrade, and none was passed on. */
     if (result != DP_OK || engine->response.status == 101) {
@@ -668,7 +671,7 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
 
 static bool pump_response_body(dp_engine *engine, dp_conn *down)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     dp_conn *up = down->peer;
     enum dp_passed passed = dp_splice_body(engine, up, down, exchange->response_framing,
                                            &exchange->response_left, &exchange->response_done);
@@ -718,7 +721,7 @@ static bool pump_response_body(dp_engine *engine, dp_conn *down)
 /* True: something moved, and more may. */
 static bool run_exchange(dp_engine *engine, dp_conn *down)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     size_t unread = dp_conn_unsent(down);
     if ((down->io & DP_IO_BROKEN) != 0 || dp_conn_flush(engine, down) != 0) {
         close_both(engine, down); /* nobody is there to answer */

@@ -97,7 +97,9 @@ void dp_tcp_pump(dp_engine *engine, dp_conn *down)
 void dp_tcp_accepted(dp_engine *engine, dp_conn *down)
 {
     down->state = DP_S_TUNNEL;
-    down->exchange.upstream = engine->tables.listeners[down->listener].upstream;
+    if (!dp_exchange_open(engine, down))
+        return;
+    down->exchange->upstream = engine->tables.listeners[down->listener].upstream;
     struct iovec nothing = {.iov_base = engine->read_buffer, .iov_len = 0};
     if (dp_upstream_open(engine, down, &nothing, 1) != DP_OK) {
         engine->stats->upstream_failures_total++;

@@ -103,7 +103,7 @@ static dp_conn *from_pool(dp_engine *engine, uint32_t slot)
 
 static int pick(dp_engine *engine, dp_conn *down)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     const dp_upstream *upstream = &engine->tables.upstreams[exchange->upstream];
     uint32_t active[DP_ENDPOINTS_MAX];
     for (uint32_t i = 0; i < upstream->endpoint_count; i++)
@@ -117,12 +117,12 @@ static int pick(dp_engine *engine, dp_conn *down)
 
 int dp_upstream_open(dp_engine *engine, dp_conn *down, struct iovec *iov, int count)
 {
-    const dp_upstream *upstream = &engine->tables.upstreams[down->exchange.upstream];
+    const dp_upstream *upstream = &engine->tables.upstreams[down->exchange->upstream];
     int index;
     while ((index = pick(engine, down)) >= 0) {
         const dp_endpoint *endpoint = &upstream->endpoints[index];
         dp_conn *up;
-        bool pooled = down->protocol == DP_HTTP && !down->exchange.again;
+        bool pooled = down->protocol == DP_HTTP && !down->exchange->again;
         while (pooled && (up = from_pool(engine, endpoint->slot)) != NULL) {
             struct iovec copy[4];
             DP_CHECK(count <= 4);
@@ -160,7 +160,7 @@ int dp_upstream_retry(dp_engine *engine, dp_conn *up)
     engine->stats->upstream_connect_failures_total++;
     detach(engine, up);
     dp_conn_close(engine, up);
-    const dp_upstream *upstream = &engine->tables.upstreams[down->exchange.upstream];
+    const dp_upstream *upstream = &engine->tables.upstreams[down->exchange->upstream];
     int index;
     while ((index = pick(engine, down)) >= 0) {
         dp_conn *other =

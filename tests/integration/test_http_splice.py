@@ -1,4 +1,4 @@
-"""Large bodies go through a pipe: the same bytes, the same ends, and no pipe kept that is not used."""
+"""Large bodies go through a pipe: the same bytes, the same ends, no pipe kept in vain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from dataplane.engine.engine import TRANSPORT_PLAIN, TRANSPORT_TRICKLE
-from tests.support.engine import Proxy
+from tests.support.engine import Proxy, app
 from tests.support.upstream import SECONDS, Ended, Peer, Upstream, echo
 
 START = Callable[..., Proxy]
@@ -79,8 +79,6 @@ def test_a_large_body_is_spliced_and_counted(proxy: START, upstream: SERVE) -> N
 
 
 def test_the_small_transport_does_without(upstream: SERVE) -> None:
-    from tests.support.engine import app
-
     size = MIN + 1
     with (
         Proxy(app((upstream(sends(size)).port,)), transport=TRANSPORT_TRICKLE) as running,

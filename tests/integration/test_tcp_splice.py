@@ -11,7 +11,7 @@ import pytest
 
 from dataplane.engine.engine import TRANSPORT_PLAIN
 from tests.support.engine import Proxy
-from tests.support.upstream import SECONDS, Peer, Upstream
+from tests.support.upstream import SECONDS, Peer, Upstream, Wire
 
 START = Callable[..., Proxy]
 SERVE = Callable[..., Upstream]
@@ -27,6 +27,11 @@ def noise(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
+def speak(wire: Wire, data: bytes) -> None:
+    wire.send(data)
+    wire.finish()
+
+
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -38,14 +43,14 @@ def test_both_directions_carry_much_at_once_and_end_on_their_own(
     came: list[bytes] = []
 
     def script(peer: Peer) -> None:
-        speaker = threading.Thread(target=lambda: (peer.send(back), peer.finish()))
+        speaker = threading.Thread(target=speak, args=(peer, back))
         speaker.start()
         came.append(peer.rest())
         speaker.join()
 
     running = proxy(upstream(script).port)
     with running.client("raw") as client:
-        speaker = threading.Thread(target=lambda: (client.send(there), client.finish()))
+        speaker = threading.Thread(target=speak, args=(client, there))
         speaker.start()
         got = client.rest()
         speaker.join()
