@@ -20,6 +20,8 @@ void dp_fail(const char *file, int line, const char *condition)
     abort();
 }
 
+enum { JOINED_MAX = 2048 };
+
 /* --- transports ------------------------------------------------------------------------------- */
 
 static ssize_t plain_read(dp_conn *conn, uint8_t *data, size_t len)
@@ -36,12 +38,24 @@ static ssize_t plain_read(dp_conn *conn, uint8_t *data, size_t len)
     return got;
 }
 
+/* SIGPIPE is ignored in this process (as CPython does): send's flags would cost the kernel's bitmap
+ * of calls that need no look at their arguments. */
+static ssize_t put_all(int fd, const struct iovec *iov, int count)
+{
+    uint8_t joined[JOINED_MAX];
+    if (count == 1)
+        return write(fd, iov->iov_base, iov->iov_len);
+    if (count > 2 || iov[0].iov_len + iov[1].iov_len > sizeof(joined))
+        return writev(fd, iov, count);
+    /* A head and a small body: to copy both costs less than to have the kernel read a vector. */
+    memcpy(joined, iov[0].iov_base, iov[0].iov_len);
+    memcpy(joined + iov[0].iov_len, iov[1].iov_base, iov[1].iov_len);
+    return write(fd, joined, iov[0].iov_len + iov[1].iov_len);
+}
+
 static ssize_t plain_write(dp_conn *conn, const struct iovec *iov, int count)
 {
-    /* SIGPIPE is ignored in this process (as CPython does): send's flags would cost the kernel's
-     * bitmap of calls that need no look at their arguments. */
-    ssize_t put =
-        count == 1 ? write(conn->fd, iov->iov_base, iov->iov_len) : writev(conn->fd, iov, count);
+    ssize_t put = put_all(conn->fd, iov, count);
     if (put < 0) {
         conn->io &= (uint8_t)~DP_IO_WRITE;
         return -errno;
@@ -403,6 +417,8 @@ static int write_some(dp_engine *engine, dp_conn *conn, struct iovec **iov, int 
 
 int dp_conn_send(dp_engine *engine, dp_conn *conn, struct iovec *iov, int count)
 {
+    while (count > 0 && iov[count - 1].iov_len == 0)
+        count--;
     if (conn->out.len == 0 && (conn->io & DP_IO_WRITE) != 0) {
         int result = write_some(engine, conn, &iov, &count);
         if (result != 0)

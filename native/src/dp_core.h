@@ -43,7 +43,7 @@ enum {
     DP_FREEZE_BATCHES = 8, /* batches frozen or held at once */
     DP_PIPE_BYTES = 256 * 1024,
     DP_PIPES_MAX = 128,         /* half of what the kernel lets a user who is not root have */
-    DP_SPLICE_MIN = 512 * 1024, /* less of a body is read and written */
+    DP_SPLICE_MIN = 256 * 1024, /* less of a body is read and written */
     DP_SPLICE_SHIFT = 3,        /* so many times the read size doubled: bulk, of no known length */
     DP_WATCH_LATE_MS = 1000     /* a client that goes unseen is noticed after so long */
 };
@@ -207,6 +207,8 @@ typedef struct dp_exchange {
     bool may_send;   /* the client was not told yet that no other request is read */
     bool reusable;   /* upstream, after this exchange */
     bool expects_continue;
+    bool request_piped;
+    bool response_piped;
     bool again;     /* sent once more: over a new connection only */
     dp_buffer sent; /* the whole request, while it may be sent again */
 } dp_exchange;
@@ -369,9 +371,9 @@ enum dp_passed {
     DP_PASSED_SINK_FAILED
 };
 
-/* More of a body through a pipe; left and *ret_done are its state. */
+/* More of a body through a pipe; left, piped and *ret_done are its state. */
 enum dp_passed dp_splice_body(dp_engine *engine, dp_conn *from, dp_conn *to, uint8_t framing,
-                              uint64_t *left, bool *ret_done);
+                              uint64_t *left, bool *piped, bool *ret_done);
 void dp_pipe_drop(dp_engine *engine, dp_conn *conn); /* with all that is in it */
 void dp_pipes_trim(dp_engine *engine, bool all);
 

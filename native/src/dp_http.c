@@ -520,8 +520,9 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
     dp_conn *up = down->peer;
     if (exchange->request_done || dp_conn_unsent(up) != 0 || (up->io & DP_IO_NO_WRITE) != 0)
         return false;
-    enum dp_passed passed = dp_splice_body(engine, down, up, exchange->request_framing,
-                                           &exchange->request_left, &exchange->request_done);
+    enum dp_passed passed =
+        dp_splice_body(engine, down, up, exchange->request_framing, &exchange->request_left,
+                       &exchange->request_piped, &exchange->request_done);
     if (passed == DP_PASSED_SINK_FAILED)
         stop_request(engine, up);
     if (passed == DP_PASSED_SOME || passed == DP_PASSED_SINK_FAILED)
@@ -626,9 +627,7 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
     dp_conn *up = down->peer;
     uint8_t *data;
     bool buffered;
-    /* After a large answer the next one's body, too, is left to a pipe. */
-    size_t size = up->read_shift >= DP_SPLICE_SHIFT ? DP_READ_MIN : RESPONSE_READ;
-    ssize_t got = take_bytes(engine, up, size, &data, &buffered);
+    ssize_t got = take_bytes(engine, up, RESPONSE_READ, &data, &buffered);
     if (got == -EAGAIN)
         return false;
     if (got <= 0) {
@@ -673,8 +672,9 @@ static bool pump_response_body(dp_engine *engine, dp_conn *down)
 {
     dp_exchange *exchange = down->exchange;
     dp_conn *up = down->peer;
-    enum dp_passed passed = dp_splice_body(engine, up, down, exchange->response_framing,
-                                           &exchange->response_left, &exchange->response_done);
+    enum dp_passed passed =
+        dp_splice_body(engine, up, down, exchange->response_framing, &exchange->response_left,
+                       &exchange->response_piped, &exchange->response_done);
     /* A read that takes no more than the body does not tell whether something follows it. */
     if (exchange->response_done && dp_conn_read(engine, up, engine->read_buffer, 1) != -EAGAIN)
         exchange->reusable = false;

@@ -156,20 +156,19 @@ int dp_splice_out(dp_engine *engine, dp_conn *to)
 }
 
 /* How much of a body may go through a pipe now; 0: it is to be read and written. */
-static size_t size_for(const dp_conn *from, uint8_t framing, uint64_t left)
+static size_t size_for(const dp_conn *from, uint8_t framing, uint64_t left, bool piped)
 {
-    bool bulk = from->read_shift >= DP_SPLICE_SHIFT;
     if (from->in.len != 0)
         return 0;
-    if (framing == DP_BODY_LENGTH && left >= (bulk ? DP_READ_MIN : DP_SPLICE_MIN))
+    if (framing == DP_BODY_LENGTH && left >= (piped ? DP_READ_MIN : DP_SPLICE_MIN))
         return left < DP_PIPE_BYTES ? (size_t)left : DP_PIPE_BYTES;
-    return framing == DP_BODY_CLOSE && bulk ? DP_PIPE_BYTES : 0;
+    return framing == DP_BODY_CLOSE && from->read_shift >= DP_SPLICE_SHIFT ? DP_PIPE_BYTES : 0;
 }
 
 enum dp_passed dp_splice_body(dp_engine *engine, dp_conn *from, dp_conn *to, uint8_t framing,
-                              uint64_t *left, bool *ret_done)
+                              uint64_t *left, bool *piped, bool *ret_done)
 {
-    size_t size = size_for(from, framing, *left);
+    size_t size = size_for(from, framing, *left, *piped);
     ssize_t got = size != 0 ? dp_splice_in(engine, from, to, size) : -ENOBUFS;
     if (got == -ENOBUFS)
         return DP_PASSED_NO_PIPE;
@@ -177,6 +176,7 @@ enum dp_passed dp_splice_body(dp_engine *engine, dp_conn *from, dp_conn *to, uin
         return DP_PASSED_NOTHING;
     if (got < 0 || (got == 0 && framing != DP_BODY_CLOSE))
         return DP_PASSED_SOURCE_FAILED;
+    *piped = true;
     if (framing == DP_BODY_CLOSE) {
         *ret_done = got == 0;
     } else {

@@ -17,7 +17,7 @@ from tests.support.upstream import SECONDS, Ended, Peer, Upstream, echo
 START = Callable[..., Proxy]
 SERVE = Callable[..., Upstream]
 
-MIN = 512 * 1024  # less that is left of a body is read and written
+MIN = 256 * 1024  # less that is left of a body is read and written
 PIPE = 256 * 1024
 HEAD_READ = 68 * 1024  # what comes with a response's head
 EDGES = (MIN, MIN + HEAD_READ, MIN + PIPE, MIN + PIPE + HEAD_READ, 4 * MIN)
