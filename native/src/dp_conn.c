@@ -161,12 +161,18 @@ bool dp_exchange_open(dp_engine *engine, dp_conn *down)
     return true;
 }
 
+void dp_exchange_forget_sent(dp_engine *engine, dp_conn *down)
+{
+    if (down->exchange != NULL)
+        dp_buffer_free(engine, &down->exchange->sent);
+}
+
 void dp_exchange_close(dp_engine *engine, dp_conn *down)
 {
     dp_exchange *exchange = down->exchange;
+    dp_exchange_forget_sent(engine, down);
     if (exchange == NULL)
         return;
-    dp_buffer_free(engine, &exchange->sent);
     exchange->next = engine->free_exchanges;
     engine->free_exchanges = exchange;
     down->exchange = NULL;
@@ -240,8 +246,7 @@ static void bury(dp_engine *engine, dp_conn *conn)
     dp_timer_cancel(conn);
     dp_buffer_free(engine, &conn->in);
     dp_conn_drop_unsent(engine, conn);
-    if (conn->exchange != NULL)
-        dp_buffer_free(engine, &conn->exchange->sent);
+    dp_exchange_forget_sent(engine, conn);
     if ((conn->flags & DP_C_TURNED_AWAY) != 0)
         engine->turned_away--;
     if (conn->role == DP_DOWN)

@@ -392,7 +392,8 @@ dp_conn *dp_conn_new(dp_engine *engine, int fd, enum dp_role role);
 /* Gives down a zeroed exchange, in place of one that it may have. False: no memory, it is closed.
  */
 bool dp_exchange_open(dp_engine *engine, dp_conn *down);
-void dp_exchange_close(dp_engine *engine, dp_conn *down); /* nothing if there is none */
+void dp_exchange_close(dp_engine *engine, dp_conn *down);       /* nothing if there is none */
+void dp_exchange_forget_sent(dp_engine *engine, dp_conn *down); /* it will not be sent again */
 dp_conn *dp_conn_find(const dp_engine *engine, uint64_t key);
 int dp_conn_watch(dp_engine *engine, dp_conn *conn, enum dp_watch as);
 void dp_conn_unwatch(dp_engine *engine, dp_conn *conn);

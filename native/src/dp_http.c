@@ -18,7 +18,7 @@ enum {
 
 static void drop_upstream(dp_engine *engine, dp_conn *down, bool reusable)
 {
-    dp_buffer_free(engine, &down->exchange->sent);
+    dp_exchange_forget_sent(engine, down);
     if (down->peer != NULL)
         dp_upstream_release(engine, down->peer, reusable);
 }
@@ -90,7 +90,7 @@ static void finish_exchange(dp_engine *engine, dp_conn *down)
             linger(engine, down);
             return;
         }
-        if (exchange->keep_alive) /* it was told nothing: this is our doing */
+        if (exchange->keep_alive) /* it was told nothing */
             engine->ended_as = &engine->drained.closed;
         dp_conn_close(engine, down);
         engine->ended_as = &engine->drained.finished;
@@ -636,7 +636,7 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
         dp_http_upstream_failed(engine, down, false);
         return down->state != DP_S_DEAD;
     }
-    dp_buffer_free(engine, &down->exchange->sent); /* it was received */
+    dp_exchange_forget_sent(engine, down); /* it was received */
     size_t len = (size_t)got;
     dp_head_limits limits = limits_of(engine);
     limits.max_target = 0;
