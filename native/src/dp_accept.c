@@ -95,13 +95,30 @@ int dp_engine_pause(dp_engine *engine)
     return DP_OK;
 }
 
+/* As inet_ntop(3), which goes through printf: too dear for each connection. */
+static void v4_text(const struct sockaddr_in *address, char *ret_text)
+{
+    uint8_t parts[4];
+    memcpy(parts, &address->sin_addr, sizeof(parts));
+    char *at = ret_text;
+    for (int i = 0; i < 4; i++) {
+        if (parts[i] >= 100)
+            *at++ = (char)('0' + parts[i] / 100);
+        if (parts[i] >= 10)
+            *at++ = (char)('0' + parts[i] / 10 % 10);
+        *at++ = (char)('0' + parts[i] % 10);
+        *at++ = '.';
+    }
+    at[-1] = '\0';
+}
+
 static void client_text(dp_conn *conn, const struct sockaddr_storage *address)
 {
     char text[INET6_ADDRSTRLEN] = "unknown";
     if (address->ss_family == AF_INET) {
         struct sockaddr_in v4;
         memcpy(&v4, address, sizeof(v4));
-        (void)inet_ntop(AF_INET, &v4.sin_addr, text, sizeof(text));
+        v4_text(&v4, text);
     } else if (address->ss_family == AF_INET6) {
         struct sockaddr_in6 v6;
         memcpy(&v6, address, sizeof(v6));
