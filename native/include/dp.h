@@ -157,8 +157,8 @@ int dp_engine_pause(dp_engine *engine); /* accept no more; EPOLL_CTL_DEL before 
 /* Takes over fd, one end of a stream socket pair, as an http connection that proves the whole
  * path: the request is parsed and routed, then answered 200 here instead of by an upstream. */
 int dp_engine_probe(dp_engine *engine, int fd);
-/* Handles ready events until none is left or max_rounds batches are done. Returns DP_NOTE_ bits,
- * or DP_ESYSTEM. */
+/* Handles ready events until none is left, max_rounds batches are done or some milliseconds have
+ * passed. Returns DP_NOTE_ bits, or DP_ESYSTEM. */
 int dp_engine_turn(dp_engine *engine, uint32_t max_rounds);
 
 /* --- draining and moving ------------------------------------------------------------------- */

@@ -26,7 +26,7 @@ enum { JOINED_MAX = 2048 };
 
 static ssize_t plain_read(dp_conn *conn, uint8_t *data, size_t len)
 {
-    ssize_t got = recv(conn->fd, data, len, 0); /* read would look at a file's position first */
+    ssize_t got = read(conn->fd, data, len);
     if (got < 0) {
         conn->io &= (uint8_t)~DP_IO_READ;
         return -errno;

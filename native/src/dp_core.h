@@ -34,7 +34,8 @@ enum {
     DP_READ_MIN = 16 * 1024,
     DP_BATCH_EVENTS = 256, /* events taken from the kernel at once */
     DP_ACCEPT_BURST = 64,  /* accepts on one socket before others have their turn */
-    DP_PUMP_BURST = 32,    /* exchanges or reads on one connection before others have their turn */
+    DP_PUMP_BURST = 8,     /* exchanges or reads on one connection before others have their turn */
+    DP_TURN_MS = 2,        /* a turn that has lasted so long begins no further batch */
     DP_LINGER_MS = 2000,   /* how long a refused client may still send what nobody reads */
     DP_LINGER_BYTES = 1 << 20,
     DP_TURNED_AWAY_MAX = 256, /* refused connections that linger; more are cut */

@@ -71,6 +71,7 @@ int dp_engine_turn(dp_engine *engine, uint32_t max_rounds)
 {
     DP_CHECK(engine->magic == DP_ENGINE_MAGIC && engine->sealed);
     struct epoll_event events[DP_BATCH_EVENTS];
+    uint64_t until = 0;
     engine->stats->turns++;
     for (uint32_t round = 0; round < max_rounds; round++) {
         int count = epoll_wait(engine->epoll_fd, events, DP_BATCH_EVENTS, 0);
@@ -82,9 +83,13 @@ int dp_engine_turn(dp_engine *engine, uint32_t max_rounds)
         if (count == 0 && engine->ready.count == 0)
             break;
         engine->now_ms = dp_clock_ms();
+        if (until == 0)
+            until = engine->now_ms + DP_TURN_MS;
         handle_batch(engine, events, count);
         dp_ready_run(engine);
         dp_conn_collect(engine);
+        if (engine->now_ms >= until) /* what is ready is so still, and the descriptor tells */
+            break;
     }
     if (dp_timer_arm(engine, false) != DP_OK)
         return DP_ESYSTEM;
