@@ -52,6 +52,8 @@ FIELDS: Final[tuple[tuple[str, int], ...]] = (
     ("log_lines_total", 1),
     ("log_dropped_total", 1),
     ("log_pending", 1),
+    ("pipes", 1),
+    ("spliced_bytes_total", 1),
 )
 _HEAD: Final = struct.Struct("=II")
 _FIGURES: Final = struct.Struct(f"={sum(count for _, count in FIELDS)}Q")
@@ -107,6 +109,8 @@ class Stats:
     log_lines_total: int = 0
     log_dropped_total: int = 0
     log_pending: int = 0
+    pipes: int = 0
+    spliced_bytes_total: int = 0
 
     def __add__(self, other: Stats) -> Stats:
         return _stats({name: _sum(getattr(self, name), getattr(other, name)) for name, _ in FIELDS})

@@ -40,6 +40,7 @@ _MAP_FIXED: Final = 0x10
 _MREMAP_FIXED: Final = 0x2
 _SOCK_TYPE_MASK: Final = 0xF
 _F_DUPFD_CLOEXEC: Final = 1030
+_F_SETPIPE_SZ: Final = 1031
 _X32_BIT: Final = 0x40000000
 
 OWN_PID: Final = 0x7FABCDEF  # beyond any process number (2^22), and nowhere else in a program
@@ -66,7 +67,7 @@ ALLOWED: Final = (
     # the data path
     "read", "write", "readv", "writev", "recvfrom", "epoll_wait", "epoll_pwait",
     "epoll_pwait2", "epoll_ctl", "accept4", "connect", "close", "shutdown", "timerfd_settime",
-    "getsockopt", "getsockname", "getpeername", "recvmsg",
+    "getsockopt", "getsockname", "getpeername", "recvmsg", "splice", "pipe2",
     # memory
     "brk", "munmap", "madvise",
     # the interpreter and its loop
@@ -91,7 +92,8 @@ SOCKET_OPTIONS: Final = {
     ),
 }  # fmt: skip
 
-_FCNTL: Final = (1, 2, 3, 4, _F_DUPFD_CLOEXEC)  # descriptor and status flags, dup
+# Descriptor and status flags, dup, the size of a pipe.
+_FCNTL: Final = (1, 2, 3, 4, _F_DUPFD_CLOEXEC, _F_SETPIPE_SZ)
 _IOCTL: Final = (0x5421, 0x541B, 0x5451, 0x5450)  # FIONBIO FIONREAD FIOCLEX FIONCLEX
 
 _X86_64: Final = {

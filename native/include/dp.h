@@ -128,7 +128,9 @@ typedef struct {
     uint64_t log_lines_total;   /* access log lines made */
     uint64_t log_dropped_total; /* of these, never written: nobody took them in time */
     uint64_t log_pending;       /* of these, made and not written yet */
-    uint64_t reserved[5];
+    uint64_t pipes;                   /* with bytes in them now */
+    uint64_t spliced_bytes_total;     /* that went through a pipe, in either direction */
+    uint64_t reserved[8];
 } dp_stats;
 
 /* What a mapping larger than dp_stats holds beside it: a table at DP_STATS_TABLE names sections by
@@ -285,8 +287,8 @@ int dp_engine_pause(dp_engine *engine); /* accept no more; EPOLL_CTL_DEL before 
 /* Takes over fd, one end of a stream socket pair, as an http connection that proves the whole
  * path: the request is parsed and routed, then answered 200 here instead of by an upstream. */
 int dp_engine_probe(dp_engine *engine, int fd);
-/* Handles ready events until none is left or max_rounds batches are done. Returns DP_NOTE_ bits,
- * or DP_ESYSTEM. */
+/* Handles ready events until none is left, max_rounds batches are done or some milliseconds have
+ * passed. Returns DP_NOTE_ bits, or DP_ESYSTEM. */
 int dp_engine_turn(dp_engine *engine, uint32_t max_rounds);
 
 /* The next thing that happened to an endpoint. 1: *ret_event is set; 0: nothing is left. */

@@ -1,11 +1,15 @@
 /* dp_accept: listening sockets, lent to the engine, and the connections that come from them. I/O.
  */
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
 #include "dp_core.h"
+
+enum { DEFER_SECONDS = 1 };
 
 /* --- listeners -------------------------------------------------------------------------------- */
 
@@ -28,6 +32,17 @@ int dp_listener_attach(dp_engine *engine, int listener, int fd)
     return DP_OK;
 }
 
+/* An http client speaks first: its connection is taken once it has, and read at once (tcp(7),
+ * TCP_DEFER_ACCEPT). One that says nothing comes after DEFER_SECONDS all the same. On a tcp
+ * listener the server may be the first to speak, so nothing is put off there; the socket may have
+ * been an http listener's before. A socket that knows no such option goes without. */
+static void put_off(const dp_engine *engine, const dp_attached *attached)
+{
+    bool http = engine->tables.listeners[attached->listener].protocol == DP_HTTP;
+    int seconds = http ? DEFER_SECONDS : 0;
+    (void)setsockopt(attached->fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &seconds, sizeof(seconds));
+}
+
 int dp_accept_start(dp_engine *engine)
 {
     for (uint32_t i = 0; i < engine->attached_count; i++) {
@@ -36,6 +51,7 @@ int dp_accept_start(dp_engine *engine)
                                     .data.u64 = (uint64_t)DP_KEY_LISTENER << 56 | i};
         if (attached->accepting)
             continue;
+        put_off(engine, attached);
         if (epoll_ctl(engine->epoll_fd, EPOLL_CTL_ADD, attached->fd, &event) != 0)
             return DP_ESYSTEM;
         attached->accepting = true;
@@ -117,17 +133,18 @@ static void accept_one(dp_engine *engine, const dp_attached *attached, int fd,
     conn->listener = (uint16_t)attached->listener;
     conn->io = DP_IO_READ | DP_IO_WRITE;
     dp_client_accepted(engine, conn, address);
-    if (dp_conn_watch(engine, conn) != DP_OK) {
-        dp_conn_close(engine, conn);
-        return;
-    }
+    bool hears_proxy = conn->trusted && engine->tables.listeners[conn->listener].expects_proxy;
     if (full) {
         turn_away(engine, fd, protocol);
         dp_http_turn_away(engine, conn);
-    } else if (conn->trusted && engine->tables.listeners[conn->listener].expects_proxy) {
-        dp_proxy_accepted(engine, conn);
-    } else if (protocol == DP_HTTP) {
+        dp_conn_settle(engine, conn);
+    } else if (protocol == DP_HTTP && !hears_proxy) {
         dp_http_accepted(engine, conn);
+        dp_conn_settle(engine, conn);
+    } else if (dp_conn_watch(engine, conn, DP_W_OWN) != DP_OK) {
+        dp_conn_close(engine, conn);
+    } else if (hears_proxy) {
+        dp_proxy_accepted(engine, conn);
     } else {
         dp_tcp_accepted(engine, conn);
     }
@@ -171,7 +188,7 @@ int dp_engine_probe(dp_engine *engine, int fd)
     engine->now_ms = dp_clock_ms();
     memcpy(conn->client, "probe", 5);
     conn->client_len = 5;
-    if (dp_conn_watch(engine, conn) != DP_OK) {
+    if (dp_conn_watch(engine, conn, DP_W_OWN) != DP_OK) {
         dp_conn_close(engine, conn);
         return DP_ESYSTEM;
     }

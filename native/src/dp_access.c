@@ -109,7 +109,7 @@ static void take_fields(dp_log_request *request, const uint8_t *data, const dp_r
 
 void dp_access_begin(dp_engine *engine, dp_conn *down, const uint8_t *data)
 {
-    dp_account *account = &down->exchange.account;
+    dp_account *account = &down->exchange->account;
     dp_log_request request = {.protocol = NULL};
     uint8_t part[DP_LOG_PART_MAX];
     char own_id[DP_REQUEST_ID_LEN];
@@ -184,8 +184,8 @@ static void append(dp_engine *engine, const uint8_t *line, size_t len)
 void dp_access_line(dp_engine *engine, dp_conn *down, uint64_t now_us)
 {
     dp_access *access = engine->access;
-    const dp_exchange *exchange = &down->exchange;
-    dp_account *account = &down->exchange.account;
+    const dp_exchange *exchange = down->exchange;
+    dp_account *account = &down->exchange->account;
     uint8_t line[DP_LOG_LINE_MAX];
     uint8_t part[DP_LOG_PART_MAX];
     const uint8_t *known = account->line.data + account->line.off;

@@ -77,8 +77,8 @@ void dp_exchange_begun(dp_engine *engine, dp_conn *down, const uint8_t *data)
     if (is_probe(down))
         return;
     engine->stats->requests_total++;
-    down->exchange.account.began_us = dp_clock_us();
-    down->exchange.account.bytes_in = data != NULL ? engine->request.head_len : 0;
+    down->exchange->account.began_us = dp_clock_us();
+    down->exchange->account.bytes_in = data != NULL ? engine->request.head_len : 0;
     if (engine->access != NULL)
         dp_access_begin(engine, down, data);
 }
@@ -91,19 +91,19 @@ static dp_route_stats *route_of(const dp_engine *engine, const dp_exchange *exch
 
 void dp_exchange_answered(dp_engine *engine, dp_conn *down, uint32_t status, size_t head_bytes)
 {
-    dp_account *account = &down->exchange.account;
+    dp_account *account = &down->exchange->account;
     account->status = (uint16_t)status;
     account->head_bytes = (uint32_t)head_bytes;
     if (is_probe(down))
         return;
-    route_of(engine, &down->exchange)->answers_total[status / 100]++;
+    route_of(engine, down->exchange)->answers_total[status / 100]++;
     if (engine->access != NULL && down->peer != NULL)
         account->head_us = (uint32_t)(dp_clock_us() - account->began_us);
 }
 
 void dp_exchange_blame(dp_conn *down, enum dp_outcome outcome)
 {
-    dp_account *account = &down->exchange.account;
+    dp_account *account = &down->exchange->account;
     if (account->outcome == DP_OUT_UNKNOWN)
         account->outcome = (uint8_t)outcome;
 }
@@ -119,19 +119,19 @@ void dp_exchange_switched(dp_engine *engine, dp_conn *down, size_t head_bytes)
 {
     dp_exchange_answered(engine, down, 101, head_bytes);
     engine->stats->requests_active--;
-    count_duration(engine, &down->exchange.account, dp_clock_us());
+    count_duration(engine, &down->exchange->account, dp_clock_us());
 }
 
 void dp_exchange_over(dp_engine *engine, dp_conn *down, bool whole)
 {
-    dp_account *account = &down->exchange.account;
+    dp_account *account = &down->exchange->account;
     engine->stats->requests_active--;
     if (is_probe(down))
         return;
     uint64_t now_us = dp_clock_us();
     count_duration(engine, account, now_us);
     if (account->status == 0)
-        route_of(engine, &down->exchange)->answers_total[0]++;
+        route_of(engine, down->exchange)->answers_total[0]++;
     dp_exchange_blame(down, whole ? DP_OUT_OK : DP_OUT_CLIENT_GONE);
     if (engine->access != NULL)
         dp_access_line(engine, down, now_us);
@@ -139,7 +139,7 @@ void dp_exchange_over(dp_engine *engine, dp_conn *down, bool whole)
 
 void dp_tunnel_begun(dp_engine *engine, dp_conn *down)
 {
-    down->exchange.account.began_us = engine->access != NULL ? dp_clock_us() : 0;
+    down->exchange->account.began_us = engine->access != NULL ? dp_clock_us() : 0;
 }
 
 void dp_tunnel_over(dp_engine *engine, dp_conn *down, enum dp_outcome outcome)

@@ -167,6 +167,7 @@ int dp_engine_new(const dp_engine_options *options, dp_stats *stats, dp_engine *
     engine->stats->buffer_bytes = 0;
     engine->stats->tunnels = 0;
     engine->stats->waiting = 0;
+    engine->stats->pipes = 0;
     *ret_engine = engine;
     return DP_OK;
 }
@@ -180,14 +181,16 @@ static void free_connections(dp_engine *engine)
             if (conn->magic == DP_CONN_MAGIC && conn->state != DP_S_DEAD) {
                 (void)close(conn->fd);
                 dp_buffer_free(engine, &conn->in);
-                dp_buffer_free(engine, &conn->out);
-                dp_buffer_free(engine, &conn->exchange.sent);
-                dp_buffer_free(engine, &conn->exchange.account.line);
+                dp_conn_drop_unsent(engine, conn);
+                dp_exchange_close(engine, conn);
             }
         }
         free(chunk);
     }
     free(engine->chunks);
+    for (uint32_t i = 0; i < engine->exchange_chunk_count; i++)
+        free(engine->exchange_chunks[i]);
+    free(engine->exchange_chunks);
 }
 
 void dp_engine_free(dp_engine *engine)
@@ -200,6 +203,7 @@ void dp_engine_free(dp_engine *engine)
     engine->stats = &engine->own_stats; /* the caller's page may be gone already */
     free_connections(engine);
     dp_buffers_trim(engine, true);
+    dp_pipes_trim(engine, true);
     if (engine->epoll_fd >= 0)
         (void)close(engine->epoll_fd);
     if (engine->timer_fd >= 0)
@@ -296,6 +300,8 @@ static int route_texts(dp_engine *engine, const dp_route_options *options, dp_ro
         const char *host = options->host;
         route->wildcard_host = host[0] == '*';
         host += route->wildcard_host; /* "*.example.com" is kept as ".example.com" */
+        if (host[0] == '\0' || (route->wildcard_host && host[0] != '.'))
+            return DP_EINVAL;
         result = text_copy(engine, host, strlen(host), &route->host);
     }
     if (result == DP_OK && options->path != NULL) {
@@ -444,7 +450,13 @@ int dp_engine_seal(dp_engine *engine)
     int result = make_live_state(engine);
     if (result != DP_OK)
         return result;
-    dp_route_sort(engine->tables.routes, engine->tables.route_count);
+    dp_tables *tables = &engine->tables;
+    dp_route_sort(tables->routes, tables->route_count);
+    void *memory =
+        dp_arena_take(&engine->arena, dp_route_index_size(tables->routes, tables->route_count));
+    if (memory == NULL)
+        return DP_ENOMEM;
+    dp_route_index_build(tables, memory);
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     size_t size = (engine->arena.used + page - 1) / page * page;
     if (mprotect(engine->arena.base, size, PROT_READ) != 0)

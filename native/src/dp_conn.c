@@ -20,6 +20,8 @@ void dp_fail(const char *file, int line, const char *condition)
     abort();
 }
 
+enum { JOINED_MAX = 2048 };
+
 /* --- transports ------------------------------------------------------------------------------- */
 
 static ssize_t plain_read(dp_conn *conn, uint8_t *data, size_t len)
@@ -36,12 +38,24 @@ static ssize_t plain_read(dp_conn *conn, uint8_t *data, size_t len)
     return got;
 }
 
+/* SIGPIPE is ignored in this process (as CPython does): send's flags would cost the kernel's bitmap
+ * of calls that need no look at their arguments. */
+static ssize_t put_all(int fd, const struct iovec *iov, int count)
+{
+    uint8_t joined[JOINED_MAX];
+    if (count == 1)
+        return write(fd, iov->iov_base, iov->iov_len);
+    if (count > 2 || iov[0].iov_len + iov[1].iov_len > sizeof(joined))
+        return writev(fd, iov, count);
+    /* A head and a small body: to copy both costs less than to have the kernel read a vector. */
+    memcpy(joined, iov[0].iov_base, iov[0].iov_len);
+    memcpy(joined + iov[0].iov_len, iov[1].iov_base, iov[1].iov_len);
+    return write(fd, joined, iov[0].iov_len + iov[1].iov_len);
+}
+
 static ssize_t plain_write(dp_conn *conn, const struct iovec *iov, int count)
 {
-    /* SIGPIPE is ignored in this process (as CPython does): send's flags would cost the kernel's
-     * bitmap of calls that need no look at their arguments. */
-    ssize_t put =
-        count == 1 ? write(conn->fd, iov->iov_base, iov->iov_len) : writev(conn->fd, iov, count);
+    ssize_t put = put_all(conn->fd, iov, count);
     if (put < 0) {
         conn->io &= (uint8_t)~DP_IO_WRITE;
         return -errno;
@@ -49,7 +63,8 @@ static ssize_t plain_write(dp_conn *conn, const struct iovec *iov, int count)
     return put;
 }
 
-const dp_transport dp_transport_plain = {.read = plain_read, .write = plain_write};
+const dp_transport dp_transport_plain = {
+    .read = plain_read, .write = plain_write, .may_splice = true};
 
 static ssize_t trickle_read(dp_conn *conn, uint8_t *data, size_t len)
 {
@@ -113,6 +128,63 @@ dp_conn *dp_conn_new(dp_engine *engine, int fd, enum dp_role role)
     return conn;
 }
 
+/* An idle connection needs none, and there are many more of those: hence a slab of its own. */
+static bool grow_exchanges(dp_engine *engine)
+{
+    size_t size = (engine->exchange_chunk_count + 1u) * sizeof(*engine->exchange_chunks);
+    dp_exchange **chunks = realloc(engine->exchange_chunks, size);
+    if (chunks == NULL)
+        return false;
+    engine->exchange_chunks = chunks;
+    dp_exchange *chunk = calloc(DP_CHUNK, sizeof(*chunk));
+    if (chunk == NULL)
+        return false;
+    chunks[engine->exchange_chunk_count++] = chunk;
+    for (uint32_t i = DP_CHUNK; i > 0; i--) {
+        chunk[i - 1].next = engine->free_exchanges;
+        engine->free_exchanges = &chunk[i - 1];
+    }
+    return true;
+}
+
+bool dp_exchange_open(dp_engine *engine, dp_conn *down)
+{
+    dp_exchange_close(engine, down);
+    if (engine->free_exchanges == NULL && !grow_exchanges(engine)) {
+        dp_conn_close(engine, down);
+        return false;
+    }
+    dp_exchange *exchange = engine->free_exchanges;
+    engine->free_exchanges = exchange->next;
+    memset(exchange, 0, sizeof(*exchange));
+    down->exchange = exchange;
+    return true;
+}
+
+void dp_exchange_forget_sent(dp_engine *engine, dp_conn *down)
+{
+    if (down->exchange != NULL)
+        dp_buffer_free(engine, &down->exchange->sent);
+}
+
+static void empty_exchange(dp_engine *engine, dp_conn *down)
+{
+    dp_exchange_forget_sent(engine, down);
+    if (down->exchange != NULL)
+        dp_buffer_free(engine, &down->exchange->account.line);
+}
+
+void dp_exchange_close(dp_engine *engine, dp_conn *down)
+{
+    dp_exchange *exchange = down->exchange;
+    empty_exchange(engine, down);
+    if (exchange == NULL)
+        return;
+    exchange->next = engine->free_exchanges;
+    engine->free_exchanges = exchange;
+    down->exchange = NULL;
+}
+
 /* The epoll key: kind 0 in the top byte, then the stamp, then the id. */
 uint64_t dp_conn_key(const dp_conn *conn)
 {
@@ -130,17 +202,32 @@ dp_conn *dp_conn_find(const dp_engine *engine, uint64_t key)
     return conn;
 }
 
-int dp_conn_watch(dp_engine *engine, dp_conn *conn)
+int dp_conn_watch(dp_engine *engine, dp_conn *conn, enum dp_watch as)
 {
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
                                 .data.u64 = dp_conn_key(conn)};
-    return epoll_ctl(engine->epoll_fd, EPOLL_CTL_ADD, conn->fd, &event) == 0 ? DP_OK : DP_ESYSTEM;
+    if (epoll_ctl(engine->epoll_fd, EPOLL_CTL_ADD, conn->fd, &event) != 0)
+        return DP_ESYSTEM;
+    conn->watch = (uint8_t)as;
+    return DP_OK;
 }
 
 void dp_conn_unwatch(dp_engine *engine, dp_conn *conn)
 {
     struct epoll_event none = {0};
-    (void)epoll_ctl(engine->epoll_fd, EPOLL_CTL_DEL, conn->fd, &none);
+    if (conn->watch != DP_W_NONE)
+        (void)epoll_ctl(engine->epoll_fd, EPOLL_CTL_DEL, conn->fd, &none);
+    conn->watch = DP_W_NONE;
+}
+
+void dp_conn_watch_late(dp_engine *engine, dp_conn *conn)
+{
+    /* What is there already is told at once: no edge is missed. */
+    if (dp_conn_watch(engine, conn, DP_W_OWN) == DP_OK)
+        return;
+    (void)shutdown(conn->fd, SHUT_RDWR); /* nothing could wake it: it ends here */
+    conn->io |= DP_IO_READ | DP_IO_BROKEN;
+    dp_ready_push(engine, conn);
 }
 
 void dp_conn_count_down(dp_engine *engine, dp_conn *conn, int by)
@@ -165,9 +252,8 @@ static void bury(dp_engine *engine, dp_conn *conn)
     unlist(engine, conn);
     dp_timer_cancel(conn);
     dp_buffer_free(engine, &conn->in);
-    dp_buffer_free(engine, &conn->out);
-    dp_buffer_free(engine, &conn->exchange.sent);
-    dp_buffer_free(engine, &conn->exchange.account.line);
+    dp_conn_drop_unsent(engine, conn);
+    empty_exchange(engine, conn);
     if ((conn->flags & DP_C_TURNED_AWAY) != 0)
         engine->turned_away--;
     if (conn->role == DP_DOWN)
@@ -188,7 +274,8 @@ void dp_conn_close(dp_engine *engine, dp_conn *conn)
     DP_CHECK(conn->peer == NULL);
     /* While a swap passes descriptors, a copy may be open elsewhere: then close alone would
      * neither tell the client nor take the socket out of this epoll set. */
-    dp_conn_unwatch(engine, conn);
+    if (conn->watch == DP_W_SHARED)
+        dp_conn_unwatch(engine, conn);
     (void)close(conn->fd);
     if (engine->draining && conn->role == DP_DOWN &&
         (conn->flags & (DP_C_PROBE | DP_C_TURNED_AWAY)) == 0)
@@ -221,6 +308,7 @@ void dp_conn_collect(dp_engine *engine)
     dp_conn *conn;
     while ((conn = engine->dead_conns) != NULL) {
         engine->dead_conns = conn->next;
+        dp_exchange_close(engine, conn);
         conn->magic = 0;
         conn->state = DP_S_FREE;
         conn->next = engine->free_conns;
@@ -300,6 +388,15 @@ ssize_t dp_conn_read(dp_engine *engine, dp_conn *conn, uint8_t *data, size_t len
     return got;
 }
 
+void dp_conn_count_sent(dp_engine *engine, dp_conn *conn, size_t put)
+{
+    if (conn->role != DP_DOWN)
+        return;
+    engine->stats->sent_bytes_total += put;
+    if (conn->exchange != NULL)
+        conn->exchange->account.bytes_out += put;
+}
+
 static int write_some(dp_engine *engine, dp_conn *conn, struct iovec **iov, int *count)
 {
     while (*count > 0) {
@@ -318,10 +415,7 @@ static int write_some(dp_engine *engine, dp_conn *conn, struct iovec **iov, int 
             return 0;
         if (put < 0)
             return (int)put;
-        if (conn->role == DP_DOWN) {
-            engine->stats->sent_bytes_total += (uint64_t)put;
-            conn->exchange.account.bytes_out += (uint64_t)put;
-        }
+        dp_conn_count_sent(engine, conn, (size_t)put);
         size_t left = (size_t)put;
         while (left > 0) {
             size_t step = left < (*iov)->iov_len ? left : (*iov)->iov_len;
@@ -343,6 +437,8 @@ static int write_some(dp_engine *engine, dp_conn *conn, struct iovec **iov, int 
 
 int dp_conn_send(dp_engine *engine, dp_conn *conn, struct iovec *iov, int count)
 {
+    while (count > 0 && iov[count - 1].iov_len == 0)
+        count--;
     if (conn->out.len == 0 && (conn->io & DP_IO_WRITE) != 0) {
         int result = write_some(engine, conn, &iov, &count);
         if (result != 0)
@@ -353,6 +449,7 @@ int dp_conn_send(dp_engine *engine, dp_conn *conn, struct iovec *iov, int count)
         left += iov[i].iov_len;
     if (left == 0)
         return 0;
+    DP_CHECK(conn->pipe == NULL); /* what it holds was there before these */
     if (dp_buffer_reserve(engine, &conn->out, conn->out.len + left) != DP_OK)
         return -ENOBUFS;
     for (int i = 0; i < count; i++)
@@ -363,14 +460,39 @@ int dp_conn_send(dp_engine *engine, dp_conn *conn, struct iovec *iov, int count)
 
 int dp_conn_flush(dp_engine *engine, dp_conn *conn)
 {
-    if (conn->out.len == 0 || (conn->io & DP_IO_WRITE) == 0)
+    if ((conn->io & DP_IO_WRITE) == 0)
         return 0;
-    struct iovec one = {.iov_base = dp_buffer_start(&conn->out), .iov_len = conn->out.len};
-    struct iovec *iov = &one;
-    int count = 1;
-    int result = write_some(engine, conn, &iov, &count);
-    dp_buffer_consume(engine, &conn->out, conn->out.len - (count > 0 ? iov->iov_len : 0));
-    return result;
+    if (conn->out.len != 0) {
+        struct iovec one = {.iov_base = dp_buffer_start(&conn->out), .iov_len = conn->out.len};
+        struct iovec *iov = &one;
+        int count = 1;
+        int result = write_some(engine, conn, &iov, &count);
+        dp_buffer_consume(engine, &conn->out, conn->out.len - (count > 0 ? iov->iov_len : 0));
+        if (result != 0 || conn->out.len != 0)
+            return result;
+    }
+    return conn->pipe != NULL ? dp_splice_out(engine, conn) : 0;
+}
+
+size_t dp_conn_unsent(const dp_conn *conn)
+{
+    return conn->out.len + (conn->pipe != NULL ? conn->pipe->held : 0u);
+}
+
+void dp_conn_drop_unsent(dp_engine *engine, dp_conn *conn)
+{
+    dp_buffer_free(engine, &conn->out);
+    dp_pipe_drop(engine, conn);
+}
+
+void dp_conn_adapt_read(dp_conn *from, const dp_conn *to, size_t got)
+{
+    if (dp_conn_unsent(to) != 0) {
+        if (from->read_shift > 0)
+            from->read_shift--;
+    } else if (got == dp_conn_read_size(from) && dp_conn_read_size(from) < DP_READ_MAX) {
+        from->read_shift++;
+    }
 }
 
 /* --- dispatch --------------------------------------------------------------------------------- */
@@ -378,6 +500,20 @@ int dp_conn_flush(dp_engine *engine, dp_conn *conn)
 static dp_conn *down_of(dp_conn *conn)
 {
     return conn->role == DP_DOWN ? conn : conn->peer;
+}
+
+void dp_conn_settle(dp_engine *engine, dp_conn *down)
+{
+    if (down->watch != DP_W_NONE || down->state == DP_S_DEAD ||
+        (down->flags & (DP_C_MOVABLE | DP_C_QUEUED)) != 0)
+        return;
+    /* Its request is whole and nothing waits for it to read: the next thing that happens is the
+     * upstream's answer, and often its end. Until then it costs no place in the epoll set; after
+     * DP_WATCH_LATE_MS the wheel sees to it that its going is noticed. */
+    if (down->state == DP_S_EXCHANGE && down->peer != NULL && down->exchange->request_done &&
+        !down->exchange->head_sent && dp_conn_unsent(down) == 0)
+        return;
+    dp_conn_watch_late(engine, down);
 }
 
 void dp_conn_handle(dp_engine *engine, dp_conn *conn)
@@ -420,6 +556,7 @@ void dp_conn_handle(dp_engine *engine, dp_conn *conn)
         dp_http_pump(engine, down);
     else
         dp_tcp_pump(engine, down);
+    dp_conn_settle(engine, down);
 }
 
 static void upstream_timeout(dp_engine *engine, dp_conn *up)

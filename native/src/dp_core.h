@@ -35,13 +35,19 @@ enum {
     DP_READ_MIN = 16 * 1024,
     DP_BATCH_EVENTS = 256, /* events taken from the kernel at once */
     DP_ACCEPT_BURST = 64,  /* accepts on one socket before others have their turn */
-    DP_PUMP_BURST = 32,    /* exchanges or reads on one connection before others have their turn */
+    DP_PUMP_BURST = 8,     /* exchanges or reads on one connection before others have their turn */
+    DP_TURN_MS = 2,        /* a turn that has lasted so long begins no further batch */
     DP_LINGER_MS = 2000,   /* how long a refused client may still send what nobody reads */
     DP_LINGER_BYTES = 1 << 20,
     DP_TURNED_AWAY_MAX = 256, /* refused connections that linger; more are cut */
     DP_UPSTREAM_IDLE_MS = 60000,
-    DP_CHUNK = 64,        /* connections that the slab grows by */
-    DP_FREEZE_BATCHES = 8 /* batches frozen or held at once */
+    DP_CHUNK = 64,         /* connections that the slab grows by */
+    DP_FREEZE_BATCHES = 8, /* batches frozen or held at once */
+    DP_PIPE_BYTES = 256 * 1024,
+    DP_PIPES_MAX = 128,         /* half of what the kernel lets a user who is not root have */
+    DP_SPLICE_MIN = 256 * 1024, /* less of a body is read and written */
+    DP_SPLICE_SHIFT = 3,        /* so many times the read size doubled: bulk, of no known length */
+    DP_WATCH_LATE_MS = 1000     /* a client that goes unseen is noticed after so long */
 };
 
 /* --- tables: in one mapping that dp_engine_seal makes read-only ------------------------------ */
@@ -106,11 +112,14 @@ typedef struct dp_listener {
     bool expects_proxy; /* from trusted peers */
 } dp_listener;
 
+typedef struct dp_route_index dp_route_index; /* dp_route's own */
+
 typedef struct dp_tables {
     dp_listener *listeners;
     dp_upstream *upstreams;
     dp_route **routes;   /* in the order they were added, then sorted by dp_route_sort */
     dp_route **by_order; /* index as given to the builder */
+    const dp_route_index *index;
     uint32_t listener_count;
     uint32_t upstream_count;
     uint32_t route_count;
@@ -126,7 +135,20 @@ typedef struct dp_buffer {
     uint32_t len; /* unread bytes */
 } dp_buffer;
 
+typedef struct dp_pipe {
+    struct dp_pipe *next; /* in dp_engine.free_pipes */
+    int read_fd;
+    int write_fd;
+    uint32_t held; /* bytes */
+} dp_pipe;
+
 enum dp_role { DP_DOWN = 1, DP_UP = 2, DP_PROBER = 3 /* a health check's, without a peer */ };
+
+enum dp_watch {
+    DP_W_NONE = 0,
+    DP_W_OWN,   /* in the epoll set; close(2) takes it out */
+    DP_W_SHARED /* the same, and a copy of the descriptor may be open in another process */
+};
 
 enum dp_state {
     DP_S_FREE = 0,
@@ -177,6 +199,7 @@ typedef struct dp_account {
 } dp_account;
 
 typedef struct dp_exchange {
+    struct dp_exchange *next; /* in dp_engine.free_exchanges */
     const dp_route *route;
     uint64_t request_left;
     uint64_t response_left;
@@ -205,6 +228,8 @@ typedef struct dp_exchange {
     bool again;            /* sent once more: over a new connection only */
     bool keeps;            /* sent is kept for the route's retries */
     uint8_t repeats;
+    bool request_piped;
+    bool response_piped;
     dp_buffer sent; /* the whole request so far, while it may be sent again, or waits */
     dp_account account;
 } dp_exchange;
@@ -221,6 +246,7 @@ struct dp_conn {
     uint8_t flags;
     uint8_t protocol;
     uint8_t read_shift; /* how much one read of a body takes: DP_READ_MIN << read_shift */
+    uint8_t watch;      /* enum dp_watch */
     uint16_t listener;  /* down */
     uint32_t endpoint;  /* up: slot in dp_engine.pools */
     uint32_t scanned;   /* of a partial head, dp_head_end's */
@@ -229,6 +255,7 @@ struct dp_conn {
     dp_conn *peer;
     dp_buffer in;      /* read, not yet used */
     dp_buffer out;     /* to be written */
+    dp_pipe *pipe;     /* to be written after out; NULL: nothing */
     uint64_t deadline; /* ms, 0: none */
     uint64_t linked;   /* what the wheel fires at; at most deadline */
     dp_conn *timer_next;
@@ -238,9 +265,9 @@ struct dp_conn {
     uint64_t frozen_us; /* when it was taken out of service, for the stall */
     char client[46];    /* down: text of the client's address, behind trusted proxies */
     uint8_t client_len;
-    bool trusted;         /* down: the peer is a trusted proxy */
-    uint8_t address[16];  /* down: the peer's, or what its PROXY header told */
-    dp_exchange exchange; /* down */
+    bool trusted;          /* down: the peer is a trusted proxy */
+    uint8_t address[16];   /* down: the peer's, or what its PROXY header told */
+    dp_exchange *exchange; /* down: of a request or a tunnel; NULL between requests */
 };
 
 typedef struct dp_list {
@@ -266,6 +293,7 @@ typedef struct dp_transport {
     /* As read(2) and writev(2), but errors are negative errno. Each keeps conn->io true. */
     ssize_t (*read)(dp_conn *conn, uint8_t *data, size_t len);
     ssize_t (*write)(dp_conn *conn, const struct iovec *iov, int count);
+    bool may_splice; /* the socket's bytes are the connection's */
 } dp_transport;
 
 extern const dp_transport dp_transport_plain;
@@ -336,6 +364,9 @@ struct dp_engine {
     dp_conn **chunks; /* slab of connections */
     uint32_t chunk_count;
     dp_conn *free_conns;
+    dp_exchange **exchange_chunks; /* slab of exchanges */
+    uint32_t exchange_chunk_count;
+    dp_exchange *free_exchanges;
     dp_conn *dead_conns;
     uint32_t down_count;  /* without probes */
     uint32_t turned_away; /* DP_C_TURNED_AWAY, open now */
@@ -348,6 +379,9 @@ struct dp_engine {
 
     uint8_t *free_buffers[DP_BUFFER_CLASSES];
     uint64_t buffer_bytes;
+    dp_pipe *free_pipes;
+    uint32_t pipe_count;         /* in use and free */
+    uint64_t pipes_denied_until; /* ms */
 
     dp_conn *wheel[DP_WHEEL_SLOTS];
     uint64_t wheel_bits[DP_WHEEL_SLOTS / 64];
@@ -383,6 +417,27 @@ static inline uint8_t *dp_buffer_start(const dp_buffer *buffer)
 {
     return buffer->data != NULL ? buffer->data + buffer->off : NULL;
 }
+/* --- dp_splice -------------------------------------------------------------------------------- */
+
+/* Takes at most max bytes from one socket into a pipe on the way to the other, which has none. The
+ * count, 0 at the end, or negative errno; -ENOBUFS: no pipe is to be had, read and write instead.
+ */
+ssize_t dp_splice_in(dp_engine *engine, dp_conn *from, dp_conn *to, size_t max);
+/* Writes what to->pipe holds, as far as the socket takes it. 0, or negative errno. */
+int dp_splice_out(dp_engine *engine, dp_conn *to);
+enum dp_passed {
+    DP_PASSED_NO_PIPE, /* not for a pipe, or none is to be had: to be read and written */
+    DP_PASSED_NOTHING,
+    DP_PASSED_SOME,
+    DP_PASSED_SOURCE_FAILED, /* or ended too early */
+    DP_PASSED_SINK_FAILED
+};
+
+/* More of a body through a pipe; left, piped and *ret_done are its state. */
+enum dp_passed dp_splice_body(dp_engine *engine, dp_conn *from, dp_conn *to, uint8_t framing,
+                              uint64_t *left, bool *piped, bool *ret_done);
+void dp_pipe_drop(dp_engine *engine, dp_conn *conn); /* with all that is in it */
+void dp_pipes_trim(dp_engine *engine, bool all);
 
 /* --- dp_timer -------------------------------------------------------------------------------- */
 
@@ -396,10 +451,19 @@ int dp_timer_arm(dp_engine *engine, bool force);
 /* --- dp_conn: one socket --------------------------------------------------------------------- */
 
 dp_conn *dp_conn_new(dp_engine *engine, int fd, enum dp_role role);
+/* Gives down a zeroed exchange, in place of one that it may have. False: no memory, it is closed.
+ */
+bool dp_exchange_open(dp_engine *engine, dp_conn *down);
+void dp_exchange_close(dp_engine *engine, dp_conn *down);       /* nothing if there is none */
+void dp_exchange_forget_sent(dp_engine *engine, dp_conn *down); /* it will not be sent again */
 dp_conn *dp_conn_find(const dp_engine *engine, uint64_t key);
 uint64_t dp_conn_key(const dp_conn *conn);
-int dp_conn_watch(dp_engine *engine, dp_conn *conn);
+int dp_conn_watch(dp_engine *engine, dp_conn *conn, enum dp_watch as);
 void dp_conn_unwatch(dp_engine *engine, dp_conn *conn);
+/* conn waits, and not for its upstream alone: from now on its events are told. */
+void dp_conn_watch_late(dp_engine *engine, dp_conn *conn);
+/* After something was done with a downstream connection: watches one that is not, if it has to. */
+void dp_conn_settle(dp_engine *engine, dp_conn *down);
 /* Ends it; the object lives on as DP_S_DEAD until the end of the batch. */
 void dp_conn_close(dp_engine *engine, dp_conn *conn);
 void dp_conn_reset(dp_engine *engine, dp_conn *conn);  /* with RST */
@@ -407,9 +471,15 @@ void dp_conn_abortive(dp_conn *conn);                  /* its close will be a re
 void dp_conn_forget(dp_engine *engine, dp_conn *conn); /* moved away: close without shutdown */
 void dp_conn_collect(dp_engine *engine);
 void dp_conn_count_down(dp_engine *engine, dp_conn *conn, int by);
+/* So many bytes left by conn. */
+void dp_conn_count_sent(dp_engine *engine, dp_conn *conn, size_t put);
 /* Writes, and keeps in conn->out what the socket does not take. 0, or negative errno. */
 int dp_conn_send(dp_engine *engine, dp_conn *conn, struct iovec *iov, int count);
 int dp_conn_flush(dp_engine *engine, dp_conn *conn);
+size_t dp_conn_unsent(const dp_conn *conn);
+void dp_conn_drop_unsent(dp_engine *engine, dp_conn *conn);
+/* After bytes went from one to the other: reads as large as what comes and leaves in one go. */
+void dp_conn_adapt_read(dp_conn *from, const dp_conn *to, size_t got);
 ssize_t dp_conn_read(dp_engine *engine, dp_conn *conn, uint8_t *data, size_t len);
 size_t dp_conn_read_size(const dp_conn *conn);
 void dp_conn_timeout(dp_engine *engine, dp_conn *conn);
@@ -519,6 +589,9 @@ size_t dp_proxy_write(uint32_t version, const dp_conn *down, uint8_t ret_header[
  */
 
 void dp_route_sort(dp_route **routes, uint32_t count);
+/* The index over tables->routes, sorted, in dp_route_index_size zeroed bytes of the caller's. */
+size_t dp_route_index_size(dp_route *const *routes, uint32_t count);
+void dp_route_index_build(dp_tables *tables, void *memory);
 const dp_route *dp_route_lookup(const dp_tables *tables, const uint8_t *data,
                                 const dp_request_head *head);
 

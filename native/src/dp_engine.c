@@ -21,6 +21,7 @@ static void timer_fired(dp_engine *engine)
     dp_chores_run(engine);
     dp_meter_tick(engine);
     dp_buffers_trim(engine, false);
+    dp_pipes_trim(engine, false);
     (void)dp_timer_arm(engine, true);
 }
 
@@ -72,6 +73,7 @@ int dp_engine_turn(dp_engine *engine, uint32_t max_rounds)
 {
     DP_CHECK(engine->magic == DP_ENGINE_MAGIC && engine->sealed);
     struct epoll_event events[DP_BATCH_EVENTS];
+    uint64_t until = 0;
     engine->stats->turns++;
     for (uint32_t round = 0; round < max_rounds; round++) {
         int count = epoll_wait(engine->epoll_fd, events, DP_BATCH_EVENTS, 0);
@@ -84,10 +86,14 @@ int dp_engine_turn(dp_engine *engine, uint32_t max_rounds)
             break;
         engine->now_ms = dp_clock_ms();
         dp_view_refresh(engine);
+        if (until == 0)
+            until = engine->now_ms + DP_TURN_MS;
         handle_batch(engine, events, count);
         dp_ready_run(engine);
         dp_queue_serve(engine);
         dp_conn_collect(engine);
+        if (engine->now_ms >= until) /* what is ready is so still, and the descriptor tells */
+            break;
     }
     dp_access_flush(engine);
     if (dp_timer_arm(engine, false) != DP_OK)
@@ -125,7 +131,7 @@ static void visit_first(dp_engine *engine, dp_conn *conn)
 
 static void visit_idle(dp_engine *engine, dp_conn *conn)
 {
-    if ((conn->state == DP_S_IDLE || conn->state == DP_S_HEAD) && conn->out.len == 0)
+    if ((conn->state == DP_S_IDLE || conn->state == DP_S_HEAD) && dp_conn_unsent(conn) == 0)
         dp_ready_push(engine, conn);
 }
 

@@ -149,7 +149,7 @@ size_t dp_head_request(dp_engine *engine, const dp_conn *down, const uint8_t *da
         drops |= 1u << DP_F_X_REQUEST_ID;
     if (!head->expects_continue)
         drops |= 1u << DP_F_EXPECT;
-    if (head->framing != DP_BODY_CHUNKED || down->exchange.request_keep != DP_CHUNKED_TRAILERS)
+    if (head->framing != DP_BODY_CHUNKED || down->exchange->request_keep != DP_CHUNKED_TRAILERS)
         drops |= 1u << DP_F_TRAILER;
     bool absolute = head->target.off != head->path.off;
     if (absolute && head->host.len != 0) {
@@ -164,12 +164,12 @@ size_t dp_head_request(dp_engine *engine, const dp_conn *down, const uint8_t *da
                down->trusted ? DP_FIELD_DROP : DP_FIELD_DROP | DP_FIELD_FORWARDED, edits);
     if (head->framing == DP_BODY_CHUNKED)
         dp_put_text(&out, "transfer-encoding: chunked\r\n");
-    if (down->exchange.upgrade != 0) {
+    if (down->exchange->upgrade != 0) {
         dp_put_text(&out, "connection: upgrade\r\nupgrade: ");
         dp_put(&out, data + head->upgrade.off, head->upgrade.len);
         dp_put(&out, "\r\n", 2);
     }
-    if (down->exchange.response_keep == DP_CHUNKED_TRAILERS)
+    if (down->exchange->response_keep == DP_CHUNKED_TRAILERS)
         dp_put_text(&out, "te: trailers\r\nconnection: te\r\n");
     dp_forward_write(&out, down, data, head, forwards, edits);
     if (!has_id && !dp_is_edited(edits, (const uint8_t *)"x-request-id", 12))
@@ -201,7 +201,7 @@ static bool has_date(const dp_response_head *head)
 size_t dp_head_response(dp_engine *engine, const dp_conn *down, const uint8_t *data,
                         const dp_response_head *head)
 {
-    const dp_exchange *exchange = &down->exchange;
+    const dp_exchange *exchange = down->exchange;
     const dp_edit *edits = exchange->route->response_edits;
     dp_writer out = writer_init(engine);
     put_status_line(&out, data, head);
@@ -227,7 +227,7 @@ size_t dp_head_response(dp_engine *engine, const dp_conn *down, const uint8_t *d
 size_t dp_head_switching(dp_engine *engine, const dp_conn *down, const uint8_t *data,
                          const dp_response_head *head)
 {
-    const dp_edit *edits = down->exchange.route->response_edits;
+    const dp_edit *edits = down->exchange->route->response_edits;
     dp_writer out = writer_init(engine);
     put_status_line(&out, data, head);
     put_fields(&out, data, head->fields, head->field_count, head->head_len, 1u << DP_F_TRAILER,

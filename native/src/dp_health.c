@@ -156,7 +156,8 @@ static void start(dp_engine *engine, uint32_t slot)
     probe->endpoint = slot;
     probe->state = DP_S_CONNECTING;
     pool->probe = probe;
-    if (dp_conn_watch(engine, probe) != DP_OK || (check->request != NULL && !say(engine, probe))) {
+    if (dp_conn_watch(engine, probe, DP_W_OWN) != DP_OK ||
+        (check->request != NULL && !say(engine, probe))) {
         pool->probe = NULL;
         dp_conn_close(engine, probe);
         return;

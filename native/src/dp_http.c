@@ -7,11 +7,11 @@
 #include <string.h>
 
 #include "dp_core.h"
-#include "dp_upgrade.h"
+#include "dp_forward.h"
 
 enum {
     REQUEST_READ = 16 * 1024,  /* a head, and the start of a body */
-    RESPONSE_READ = 64 * 1024, /* a head, and most bodies whole: one write for both */
+    RESPONSE_READ = 68 * 1024, /* a head, and most bodies whole: one write for both */
     LOCATION_MAX = 16 * 1024
 };
 
@@ -20,7 +20,7 @@ enum {
 static void drop_upstream(dp_engine *engine, dp_conn *down, bool reusable)
 {
     dp_queue_leave(engine, down);
-    dp_buffer_free(engine, &down->exchange.sent);
+    dp_exchange_forget_sent(engine, down);
     if (down->peer != NULL)
         dp_upstream_release(engine, down->peer, reusable);
 }
@@ -47,7 +47,7 @@ static void reset_both(dp_engine *engine, dp_conn *down)
 /* Ends an answer that cannot be finished: the client must notice that it is not whole. */
 static void cut_short(dp_engine *engine, dp_conn *down)
 {
-    const dp_exchange *exchange = &down->exchange;
+    const dp_exchange *exchange = down->exchange;
     bool ends_by_close = exchange->response_framing == DP_BODY_CLOSE ||
                          (exchange->response_framing == DP_BODY_CHUNKED && exchange->minor == 0);
     if (exchange->head_sent && ends_by_close)
@@ -58,7 +58,7 @@ static void cut_short(dp_engine *engine, dp_conn *down)
 
 static void finish_exchange(dp_engine *engine, dp_conn *down)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     drop_upstream(engine, down, exchange->reusable && exchange->request_done);
     dp_exchange_over(engine, down, true);
     down->state = DP_S_IDLE;
@@ -68,12 +68,13 @@ static void finish_exchange(dp_engine *engine, dp_conn *down)
             dp_linger_begin(engine, down);
             return;
         }
-        if (exchange->keep_alive) /* it was told nothing: this is our doing */
+        if (exchange->keep_alive) /* it was told nothing */
             engine->ended_as = &engine->drained.closed;
         dp_conn_close(engine, down);
         engine->ended_as = &engine->drained.finished;
         return;
     }
+    dp_exchange_close(engine, down);
     down->scanned = 0;
     down->looked = 0;
     if (engine->draining)
@@ -85,7 +86,7 @@ static void finish_exchange(dp_engine *engine, dp_conn *down)
 
 static void send_answer(dp_engine *engine, dp_conn *down, dp_answer *answer)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     drop_upstream(engine, down, false);
     exchange->keep_alive = exchange->keep_alive && exchange->request_done && !engine->closing_idle;
     answer->keep_alive = exchange->keep_alive;
@@ -104,7 +105,7 @@ static void send_answer(dp_engine *engine, dp_conn *down, dp_answer *answer)
     engine->stats->answers_total[answer->status / 100] += (down->flags & DP_C_PROBE) == 0;
     exchange->head_sent = true;
     exchange->response_done = true;
-    if (down->out.len == 0)
+    if (dp_conn_unsent(down) == 0)
         finish_exchange(engine, down);
     else
         dp_timer_set(engine, down, engine->options.body_idle_ms);
@@ -145,7 +146,10 @@ static void refuse_head(dp_engine *engine, dp_conn *down, uint32_t status, const
                         size_t len)
 {
     bool head = data != NULL && len >= 5 && memcmp(data, "HEAD ", 5) == 0;
-    down->exchange = (dp_exchange){.minor = 1, .method = head ? DP_M_HEAD : 0};
+    if (!dp_exchange_open(engine, down))
+        return;
+    down->exchange->minor = 1;
+    down->exchange->method = head ? DP_M_HEAD : 0;
     down->state = DP_S_EXCHANGE;
     dp_exchange_begun(engine, down, NULL);
     refuse(engine, down, status);
@@ -153,7 +157,7 @@ static void refuse_head(dp_engine *engine, dp_conn *down, uint32_t status, const
 
 void dp_http_upstream_failed(dp_engine *engine, dp_conn *down, bool timed_out)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     dp_meter_failed(engine, down);
     dp_exchange_blame(down, timed_out            ? DP_OUT_UPSTREAM_TIMEOUT
                             : down->peer == NULL ? DP_OUT_CONNECT_FAILED
@@ -171,18 +175,19 @@ void dp_http_upstream_failed(dp_engine *engine, dp_conn *down, bool timed_out)
 
 void dp_http_timeout(dp_engine *engine, dp_conn *down)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     switch ((enum dp_state)down->state) {
     case DP_S_HEAD:
         refuse_head(engine, down, 408, dp_buffer_start(&down->in), down->in.len);
         return;
     case DP_S_EXCHANGE:
-        if (down->out.len != 0) {
+        if (dp_conn_unsent(down) != 0) {
             dp_exchange_blame(down, DP_OUT_CLIENT_TIMEOUT);
             reset_both(engine, down); /* it does not read */
         } else if (exchange->ticket != 0) {
             refuse(engine, down, 503); /* it has waited for a connection */
-        } else if (!exchange->request_done && (down->peer == NULL || down->peer->out.len == 0)) {
+        } else if (!exchange->request_done &&
+                   (down->peer == NULL || dp_conn_unsent(down->peer) == 0)) {
             dp_exchange_blame(down, DP_OUT_CLIENT_TIMEOUT);
             if (exchange->head_sent)
                 cut_short(engine, down);
@@ -256,7 +261,7 @@ static void answer_route(dp_engine *engine, dp_conn *down, const dp_route *route
 static bool may_cross(const dp_conn *down)
 {
     const uint32_t safe = DP_M_GET | DP_M_HEAD | DP_M_OPTIONS | DP_M_TRACE;
-    return down->exchange.request_done && (down->exchange.method & safe) != 0 &&
+    return down->exchange->request_done && (down->exchange->method & safe) != 0 &&
            (down->peer->flags & DP_C_FRESH) == 0;
 }
 
@@ -276,7 +281,7 @@ static uint64_t request_wait_ms(const dp_engine *engine, const dp_exchange *exch
 
 void dp_http_opened(dp_engine *engine, dp_conn *down, int result)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     if (result == DP_OK) {
         dp_timer_set(engine, down, request_wait_ms(engine, exchange));
         if (!exchange->keeps && !may_cross(down))
@@ -291,7 +296,7 @@ void dp_http_opened(dp_engine *engine, dp_conn *down, int result)
 static void open_upstream(dp_engine *engine, dp_conn *down, const dp_route *route, uint8_t *data,
                           const uint8_t *body, size_t body_len)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     size_t head_len = dp_head_request(engine, down, data, &engine->request, route);
     if (head_len == 0) {
         refuse(engine, down, 431);
@@ -309,29 +314,14 @@ static void open_upstream(dp_engine *engine, dp_conn *down, const dp_route *rout
         keep_sent(engine, exchange, head_len, body, body_len);
 }
 
-/* RFC 9110 6.5.1: trailer fields go on where the next one can take them. A route's edits speak of
- * names, and a trailer must not get past them. */
-static void choose_passage(dp_exchange *exchange, const uint8_t *data, const dp_request_head *head)
-{
-    const dp_route *route = exchange->route;
-    bool to_upstream = route != NULL && route->request_edits == NULL;
-    bool upgrades = route != NULL && route->upstream >= 0 && head->upgrade.len != 0;
-    bool to_client =
-        route != NULL && route->response_edits == NULL && head->takes_trailers != 0 && !upgrades;
-    exchange->upgrade = upgrades ? dp_upgrade_mark(data, head->upgrade) : 0;
-    exchange->request_keep = to_upstream ? DP_CHUNKED_TRAILERS : DP_CHUNKED_FRAMED;
-    exchange->response_keep = to_client              ? DP_CHUNKED_TRAILERS
-                              : exchange->minor != 0 ? DP_CHUNKED_FRAMED
-                                                     : DP_CHUNKED_BARE;
-}
-
 /* data[0..len) begins with the head in engine->request. */
 static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len,
                            bool buffered)
 {
     const dp_request_head *head = &engine->request;
-    dp_exchange *exchange = &down->exchange;
-    memset(exchange, 0, sizeof(*exchange));
+    if (!dp_exchange_open(engine, down))
+        return;
+    dp_exchange *exchange = down->exchange;
     exchange->method = head->method;
     exchange->minor = (uint8_t)head->minor;
     exchange->keep_alive = head->keep_alive != 0;
@@ -358,7 +348,7 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
     }
     const dp_route *route = dp_route_lookup(&engine->tables, data, head);
     exchange->route = route;
-    choose_passage(exchange, data, head);
+    dp_forward_choose(exchange, data, head);
     dp_body_step step = request_feed(engine, exchange, body, len - head->head_len);
     if (step.failure != DP_OK) {
         refuse(engine, down, step.failure == DP_ETOOBIG ? 413 : 400);
@@ -478,20 +468,40 @@ static bool read_request(dp_engine *engine, dp_conn *down)
 /* Bytes went on: the time that the next ones may take begins. */
 static void note_progress(dp_engine *engine, dp_conn *down)
 {
-    const dp_exchange *exchange = &down->exchange;
+    const dp_exchange *exchange = down->exchange;
     bool waits_for_head = exchange->request_done && !exchange->head_sent;
     dp_timer_set(engine, down,
                  waits_for_head ? exchange->route->request_timeout_ms
                                 : engine->options.body_idle_ms);
 }
 
+/* The upstream takes no more. It may have answered already: that is still passed on. */
+static void stop_request(dp_engine *engine, dp_conn *up)
+{
+    up->io |= DP_IO_NO_WRITE;
+    dp_conn_drop_unsent(engine, up);
+}
+
 /* More of the request's body. True: something moved. */
 static bool pump_request(dp_engine *engine, dp_conn *down)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     dp_conn *up = down->peer;
-    if (exchange->request_done || up->out.len != 0 || (up->io & DP_IO_NO_WRITE) != 0)
+    if (exchange->request_done || dp_conn_unsent(up) != 0 || (up->io & DP_IO_NO_WRITE) != 0)
         return false;
+    enum dp_passed passed = DP_PASSED_NO_PIPE;
+    if (!exchange->keeps) /* what is to be sent again must be seen */
+        passed =
+            dp_splice_body(engine, down, up, exchange->request_framing, &exchange->request_left,
+                           &exchange->request_piped, &exchange->request_done);
+    if (passed == DP_PASSED_SINK_FAILED)
+        stop_request(engine, up);
+    if (passed == DP_PASSED_SOME || passed == DP_PASSED_SINK_FAILED)
+        note_progress(engine, down);
+    if (passed == DP_PASSED_SOURCE_FAILED)
+        cut_short(engine, down); /* unfinished, as below */
+    if (passed != DP_PASSED_NO_PIPE)
+        return passed == DP_PASSED_SOME || passed == DP_PASSED_SINK_FAILED;
     uint8_t *data;
     bool buffered;
     ssize_t got = dp_input_take(engine, down, dp_conn_read_size(down), &data, &buffered);
@@ -527,25 +537,15 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
         cut_short(engine, down);
         return false;
     }
+    dp_conn_adapt_read(down, up, len);
     note_progress(engine, down);
     return true;
-}
-
-/* Keeps reads as large as what leaves in one go. */
-static void adapt_read(dp_conn *from, const dp_conn *to, size_t got)
-{
-    if (to->out.len != 0) {
-        if (from->read_shift > 0)
-            from->read_shift--;
-    } else if (got == dp_conn_read_size(from) && dp_conn_read_size(from) < DP_READ_MAX) {
-        from->read_shift++;
-    }
 }
 
 static bool respond_interim(dp_engine *engine, dp_conn *down, const uint8_t *data)
 {
     const dp_response_head *head = &engine->response;
-    const dp_exchange *exchange = &down->exchange;
+    const dp_exchange *exchange = down->exchange;
     if (exchange->minor == 0 || (head->status == 100 && !exchange->expects_continue))
         return true; /* RFC 9110 15.2: not to an HTTP/1.0 client */
     size_t len = dp_head_interim(engine, data, head);
@@ -557,7 +557,7 @@ static bool respond_interim(dp_engine *engine, dp_conn *down, const uint8_t *dat
 static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len, bool buffered)
 {
     const dp_response_head *head = &engine->response;
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     dp_conn *up = down->peer;
     exchange->response_framing = (uint8_t)head->framing;
     exchange->response_left = head->framing == DP_BODY_LENGTH ? head->content_length : 0;
@@ -593,7 +593,7 @@ static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t
         cut_short(engine, down);
         return false;
     }
-    if (!step.done || down->out.len != 0)
+    if (!step.done || dp_conn_unsent(down) != 0)
         dp_timer_set(engine, down, engine->options.body_idle_ms);
     return true;
 }
@@ -618,8 +618,8 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
         dp_http_upstream_failed(engine, down, false);
         return down->state != DP_S_DEAD;
     }
-    if (!down->exchange.keeps)
-        dp_buffer_free(engine, &down->exchange.sent); /* it was received */
+    if (!down->exchange->keeps)
+        dp_exchange_forget_sent(engine, down); /* it was received */
     size_t len = (size_t)got;
     dp_head_limits limits = limits_of(engine);
     limits.max_target = 0;
@@ -634,7 +634,7 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
         return true;
     }
     if (result == DP_OK)
-        result = dp_response_parse(data, head_len, &limits, down->exchange.method == DP_M_HEAD,
+        result = dp_response_parse(data, head_len, &limits, down->exchange->method == DP_M_HEAD,
                                    &engine->response);
     if (result == DP_OK && engine->response.status == 101)
         result = dp_tunnel_begin(engine, down, data, len);
@@ -652,7 +652,7 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
         note_answer(engine, down);
         if (dp_retry(engine, down, DP_CAUSE_STATUS, engine->response.status))
             return true;
-        dp_buffer_free(engine, &down->exchange.sent);
+        dp_buffer_free(engine, &down->exchange->sent);
         return respond_head(engine, down, data, len, buffered);
     }
     if (!respond_interim(engine, down, data) ||
@@ -665,8 +665,22 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
 
 static bool pump_response_body(dp_engine *engine, dp_conn *down)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     dp_conn *up = down->peer;
+    enum dp_passed passed =
+        dp_splice_body(engine, up, down, exchange->response_framing, &exchange->response_left,
+                       &exchange->response_piped, &exchange->response_done);
+    /* A read that takes no more than the body does not tell whether something follows it. */
+    if (exchange->response_done && dp_conn_read(engine, up, engine->read_buffer, 1) != -EAGAIN)
+        exchange->reusable = false;
+    if (passed == DP_PASSED_SOURCE_FAILED)
+        dp_http_upstream_failed(engine, down, false);
+    if (passed == DP_PASSED_SINK_FAILED)
+        cut_short(engine, down);
+    if (passed == DP_PASSED_SOME)
+        dp_timer_set(engine, down, engine->options.body_idle_ms);
+    if (passed != DP_PASSED_NO_PIPE)
+        return passed == DP_PASSED_SOME;
     uint8_t *data;
     bool buffered;
     ssize_t got = dp_input_take(engine, up, dp_conn_read_size(up), &data, &buffered);
@@ -695,7 +709,7 @@ static bool pump_response_body(dp_engine *engine, dp_conn *down)
         cut_short(engine, down);
         return false;
     }
-    adapt_read(up, down, len);
+    dp_conn_adapt_read(up, down, len);
     dp_timer_set(engine, down, engine->options.body_idle_ms);
     return true;
 }
@@ -703,27 +717,25 @@ static bool pump_response_body(dp_engine *engine, dp_conn *down)
 /* True: something moved, and more may. */
 static bool run_exchange(dp_engine *engine, dp_conn *down)
 {
-    dp_exchange *exchange = &down->exchange;
-    uint32_t unread = down->out.len;
+    dp_exchange *exchange = down->exchange;
+    size_t unread = dp_conn_unsent(down);
     if ((down->io & DP_IO_BROKEN) != 0 || dp_conn_flush(engine, down) != 0) {
         close_both(engine, down); /* nobody is there to answer */
         return false;
     }
-    if (exchange->head_sent && down->out.len != unread)
+    if (exchange->head_sent && dp_conn_unsent(down) != unread)
         dp_timer_set(engine, down, engine->options.body_idle_ms);
     bool moved = false;
     dp_conn *up = down->peer;
     if (up != NULL && up->state == DP_S_EXCHANGE) {
-        uint32_t unsent = up->out.len;
-        if (dp_conn_flush(engine, up) != 0) {
-            up->io |= DP_IO_NO_WRITE;
-            dp_buffer_free(engine, &up->out);
-        }
-        if (up->out.len != unsent)
+        size_t unsent = dp_conn_unsent(up);
+        if (dp_conn_flush(engine, up) != 0)
+            stop_request(engine, up);
+        if (dp_conn_unsent(up) != unsent)
             note_progress(engine, down);
         moved = pump_request(engine, down);
         if (down->state == DP_S_EXCHANGE && down->peer == up && !exchange->response_done &&
-            down->out.len == 0)
+            dp_conn_unsent(down) == 0)
             moved |= exchange->head_sent ? pump_response_body(engine, down)
                                          : pump_response_head(engine, down);
     }
@@ -733,7 +745,7 @@ static bool run_exchange(dp_engine *engine, dp_conn *down)
         return moved;
     /* The upstream is free for others while a slow client still reads. */
     drop_upstream(engine, down, exchange->reusable && exchange->request_done);
-    if (down->out.len != 0)
+    if (dp_conn_unsent(down) != 0)
         return false;
     finish_exchange(engine, down);
     return down->state != DP_S_DEAD;
@@ -779,6 +791,8 @@ void dp_http_turn_away(dp_engine *engine, dp_conn *down)
 void dp_http_accepted(dp_engine *engine, dp_conn *down)
 {
     down->state = DP_S_IDLE;
+    /* The wheel looks at it after so long, whatever its deadline is by then. */
+    dp_timer_set(engine, down, DP_WATCH_LATE_MS);
     /* A client that connects and says nothing is as slow with its head as one that dribbles. */
     dp_timer_set(engine, down, engine->options.header_ms);
     dp_http_pump(engine, down);

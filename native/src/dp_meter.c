@@ -119,7 +119,7 @@ void dp_meter_connect_failed(dp_engine *engine, uint32_t slot)
 
 void dp_meter_attached(dp_engine *engine, dp_conn *down, uint32_t slot)
 {
-    dp_account *account = &down->exchange.account;
+    dp_account *account = &down->exchange->account;
     dp_upstream_stats *upstream = upstream_of(engine, slot);
     upstream->active++;
     upstream->requests_total++;
@@ -136,7 +136,7 @@ void dp_meter_detached(dp_engine *engine, uint32_t slot)
 void dp_meter_failed(dp_engine *engine, const dp_conn *down)
 {
     engine->stats->upstream_failures_total++;
-    engine->meter.upstreams[down->exchange.upstream].failures_total++;
+    engine->meter.upstreams[down->exchange->upstream].failures_total++;
 }
 
 void dp_meter_up(dp_engine *engine, uint32_t upstream, bool up)

@@ -208,7 +208,7 @@ int dp_move_take_back(dp_engine *engine, uint32_t number)
         conn->scanned = 0;
         conn->looked = 0;
         /* The kernel reports what is there when it is added: no edge is missed. */
-        if (dp_conn_watch(engine, conn) != DP_OK)
+        if (dp_conn_watch(engine, conn, DP_W_SHARED) != DP_OK)
             dp_conn_close(engine, conn);
         else
             dp_ready_push(engine, conn);
@@ -320,7 +320,7 @@ int dp_move_start(dp_engine *engine, uint32_t number, uint32_t *ret_stall_us, ui
         conn->state = conn->in.len != 0 ? DP_S_HEAD : DP_S_IDLE;
         uint64_t left = conn->deadline;
         conn->deadline = 0;
-        if (dp_conn_watch(engine, conn) != DP_OK) {
+        if (dp_conn_watch(engine, conn, DP_W_SHARED) != DP_OK) {
             dp_conn_close(engine, conn);
             continue;
         }

@@ -143,11 +143,11 @@ size_t dp_pick_cookie(const dp_engine *engine, const dp_conn *down, char *ret_li
     static const char hex[] = "0123456789abcdef";
     static const char before[] = "set-cookie: ";
     static const char after[] = "; Path=/; HttpOnly; SameSite=Lax\r\n";
-    const dp_upstream *upstream = &engine->tables.upstreams[down->exchange.upstream];
+    const dp_upstream *upstream = &engine->tables.upstreams[down->exchange->upstream];
     if (upstream->sticky == NULL || down->peer == NULL)
         return 0;
     const dp_pool *pool = &engine->pools[down->peer->endpoint];
-    if (down->exchange.stuck == pool->index)
+    if (down->exchange->stuck == pool->index)
         return 0;
     size_t len = sizeof(before) - 1;
     if (len + upstream->sticky_len + 1 + TOKEN_DIGITS + sizeof(after) > capacity)
@@ -167,7 +167,7 @@ size_t dp_pick_cookie(const dp_engine *engine, const dp_conn *down, char *ret_li
 
 void dp_pick_key(dp_engine *engine, dp_conn *down, const uint8_t *data, const dp_request_head *head)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     const dp_upstream *upstream = &engine->tables.upstreams[exchange->upstream];
     dp_span value;
     exchange->stuck = -1;
@@ -189,9 +189,9 @@ static uint64_t cost_of(const dp_balancer *balancer, uint32_t item, uint64_t lat
 /* Two at random, and the better one of them. */
 static int pick_p2c(dp_engine *engine, dp_conn *down, dp_balancer *balancer)
 {
-    const dp_endpoint *endpoints = engine->tables.upstreams[down->exchange.upstream].endpoints;
-    int one = dp_balancer_any(balancer, &down->exchange.tried);
-    int other = dp_balancer_any(balancer, &down->exchange.tried);
+    const dp_endpoint *endpoints = engine->tables.upstreams[down->exchange->upstream].endpoints;
+    int one = dp_balancer_any(balancer, &down->exchange->tried);
+    int other = dp_balancer_any(balancer, &down->exchange->tried);
     if (one < 0 || one == other)
         return one;
     uint64_t first = dp_latency_now(engine->pools[endpoints[one].slot].shared, engine->now_ms);
@@ -208,7 +208,7 @@ static int pick_p2c(dp_engine *engine, dp_conn *down, dp_balancer *balancer)
 
 int dp_pick(dp_engine *engine, dp_conn *down)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     dp_balancer *balancer = &engine->groups[exchange->upstream].balancer;
     if (exchange->tried.count == DP_TRIED_MAX)
         return -1;

@@ -4,13 +4,13 @@
 
 static dp_group *group_of(const dp_engine *engine, const dp_conn *down)
 {
-    return &engine->groups[down->exchange.upstream];
+    return &engine->groups[down->exchange->upstream];
 }
 
 /* Those that wait are counted once an upstream, at its first endpoint's record. */
 static void count_waiting(dp_engine *engine, const dp_conn *down, int by)
 {
-    const dp_upstream *upstream = &engine->tables.upstreams[down->exchange.upstream];
+    const dp_upstream *upstream = &engine->tables.upstreams[down->exchange->upstream];
     const dp_pool *first = &engine->pools[upstream->endpoints[0].slot];
     dp_shared_wait(first->shared, first->count, by);
     engine->stats->waiting = by > 0 ? engine->stats->waiting + 1 : engine->stats->waiting - 1;
@@ -19,7 +19,8 @@ static void count_waiting(dp_engine *engine, const dp_conn *down, int by)
 static dp_conn *waiter_of(const dp_engine *engine, const dp_waiter *waiter)
 {
     dp_conn *down = dp_conn_find(engine, waiter->key);
-    return down != NULL && down->exchange.ticket == waiter->ticket ? down : NULL;
+    bool waits = down != NULL && down->exchange != NULL && down->exchange->ticket == waiter->ticket;
+    return waits ? down : NULL;
 }
 
 /* Leaves no entry of one that has gone. */
@@ -36,12 +37,12 @@ static void close_ranks(const dp_engine *engine, dp_group *group)
 
 static int keep_bytes(dp_engine *engine, dp_conn *down, const struct iovec *iov, int count)
 {
-    if (down->exchange.sent.len != 0) /* the same ones, for the route's retries */
+    if (down->exchange->sent.len != 0) /* the same ones, for the route's retries */
         return DP_OK;
     for (int i = 0; i < count; i++)
-        if (dp_buffer_append(engine, &down->exchange.sent, iov[i].iov_base, iov[i].iov_len) !=
+        if (dp_buffer_append(engine, &down->exchange->sent, iov[i].iov_base, iov[i].iov_len) !=
             DP_OK) {
-            dp_buffer_free(engine, &down->exchange.sent);
+            dp_buffer_free(engine, &down->exchange->sent);
             return DP_ENOMEM;
         }
     return DP_OK;
@@ -49,7 +50,7 @@ static int keep_bytes(dp_engine *engine, dp_conn *down, const struct iovec *iov,
 
 int dp_queue_join(dp_engine *engine, dp_conn *down, const struct iovec *iov, int count)
 {
-    const dp_upstream *upstream = &engine->tables.upstreams[down->exchange.upstream];
+    const dp_upstream *upstream = &engine->tables.upstreams[down->exchange->upstream];
     dp_group *group = group_of(engine, down);
     if (group->waiting >= upstream->max_waiting)
         return DP_ETOOBIG;
@@ -59,9 +60,9 @@ int dp_queue_join(dp_engine *engine, dp_conn *down, const struct iovec *iov, int
         close_ranks(engine, group);
     if (++engine->tickets == 0)
         engine->tickets = 1;
-    down->exchange.ticket = engine->tickets;
+    down->exchange->ticket = engine->tickets;
     group->ring[(group->ring_head + group->ring_count++) % group->ring_size] =
-        (dp_waiter){.key = dp_conn_key(down), .ticket = down->exchange.ticket};
+        (dp_waiter){.key = dp_conn_key(down), .ticket = down->exchange->ticket};
     group->waiting++;
     engine->stats->waited_total++;
     count_waiting(engine, down, 1);
@@ -75,9 +76,9 @@ int dp_queue_join(dp_engine *engine, dp_conn *down, const struct iovec *iov, int
 
 void dp_queue_leave(dp_engine *engine, dp_conn *down)
 {
-    if (down->exchange.ticket == 0)
+    if (down->exchange == NULL || down->exchange->ticket == 0)
         return;
-    down->exchange.ticket = 0;
+    down->exchange->ticket = 0;
     group_of(engine, down)->waiting--;
     count_waiting(engine, down, -1);
 }
@@ -150,8 +151,8 @@ void dp_queue_poll(dp_engine *engine)
 static bool serve_first(dp_engine *engine, dp_group *group, dp_conn *down)
 {
     uint64_t left = down->deadline > engine->now_ms ? down->deadline - engine->now_ms : 1;
-    struct iovec iov = {.iov_base = down->exchange.sent.data + down->exchange.sent.off,
-                        .iov_len = down->exchange.sent.len};
+    struct iovec iov = {.iov_base = down->exchange->sent.data + down->exchange->sent.off,
+                        .iov_len = down->exchange->sent.len};
     dp_queue_leave(engine, down);
     uint32_t others = group->waiting;
     group->waiting = 0; /* it has waited: nobody is before it */
@@ -162,7 +163,7 @@ static bool serve_first(dp_engine *engine, dp_group *group, dp_conn *down)
         group->ring_head = (group->ring_head + group->ring_size - 1) % group->ring_size;
         group->ring_count++;
         group->ring[group->ring_head] =
-            (dp_waiter){.key = dp_conn_key(down), .ticket = down->exchange.ticket};
+            (dp_waiter){.key = dp_conn_key(down), .ticket = down->exchange->ticket};
         dp_timer_set(engine, down, left);
         return false;
     }

@@ -62,7 +62,7 @@ static bool keep(dp_engine *engine, dp_exchange *exchange, const uint8_t *data, 
 
 void dp_retry_begin(dp_engine *engine, dp_conn *down, const struct iovec *iov, int count)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     const dp_retries *retries = exchange->route->retries;
     if (retries == NULL)
         return;
@@ -80,8 +80,8 @@ void dp_retry_begin(dp_engine *engine, dp_conn *down, const struct iovec *iov, i
 
 void dp_retry_sent(dp_engine *engine, dp_conn *down, const uint8_t *data, size_t len)
 {
-    if (down->exchange.keeps && !keep(engine, &down->exchange, data, len))
-        stop_keeping(engine, &down->exchange);
+    if (down->exchange->keeps && !keep(engine, down->exchange, data, len))
+        stop_keeping(engine, down->exchange);
 }
 
 /* --- deciding ----------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ static bool names(const dp_retries *retries, enum dp_retry_cause cause, uint32_t
 
 static bool is_allowed(dp_engine *engine, dp_conn *down, enum dp_retry_cause cause, uint32_t status)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     const dp_retries *retries = exchange->route->retries;
     const dp_conn *up = down->peer;
     bool crossed = cause == DP_CAUSE_ENDED && (up->flags & DP_C_FRESH) == 0 && up->in.len == 0;
@@ -129,7 +129,7 @@ static bool is_allowed(dp_engine *engine, dp_conn *down, enum dp_retry_cause cau
 
 bool dp_retry(dp_engine *engine, dp_conn *down, enum dp_retry_cause cause, uint32_t status)
 {
-    dp_exchange *exchange = &down->exchange;
+    dp_exchange *exchange = down->exchange;
     if (exchange->sent.len == 0 || down->peer == NULL || !is_allowed(engine, down, cause, status))
         return false;
     if (cause == DP_CAUSE_ENDED && (down->peer->flags & DP_C_FRESH) != 0)

@@ -33,7 +33,7 @@ static int pump_one(dp_engine *engine, dp_conn *from, dp_conn *to)
 {
     if (dp_conn_flush(engine, to) != 0)
         return -EPIPE;
-    if (to->out.len != 0)
+    if (dp_conn_unsent(to) != 0)
         return 0;
     if ((from->io & DP_IO_AT_EOF) != 0) {
         if ((to->io & DP_IO_SHUT) == 0) {
@@ -45,6 +45,15 @@ static int pump_one(dp_engine *engine, dp_conn *from, dp_conn *to)
     }
     if ((from->io & (DP_IO_READ | DP_IO_EOF | DP_IO_BROKEN)) == 0)
         return 0;
+    if (from->read_shift >= DP_SPLICE_SHIFT) {
+        ssize_t got = dp_splice_in(engine, from, to, DP_PIPE_BYTES);
+        if (got > 0) {
+            int result = dp_conn_flush(engine, to);
+            return result != 0 ? result : 1;
+        }
+        if (got != -ENOBUFS)
+            return got == 0 ? 1 : got == -EAGAIN ? 0 : (int)got;
+    }
     size_t size = dp_conn_read_size(from);
     ssize_t got = dp_conn_read(engine, from, engine->read_buffer, size);
     if (got == -EAGAIN)
@@ -52,17 +61,14 @@ static int pump_one(dp_engine *engine, dp_conn *from, dp_conn *to)
     if (got < 0)
         return (int)got;
     if (from->role == DP_DOWN)
-        from->exchange.account.bytes_in += (uint64_t)got;
+        from->exchange->account.bytes_in += (uint64_t)got;
     if (got == 0)
         return 1;
     struct iovec iov = {.iov_base = engine->read_buffer, .iov_len = (size_t)got};
     int result = dp_conn_send(engine, to, &iov, 1);
     if (result != 0)
         return result;
-    if (to->out.len != 0 && from->read_shift > 0)
-        from->read_shift--;
-    else if (to->out.len == 0 && (size_t)got == size && size < DP_READ_MAX)
-        from->read_shift++;
+    dp_conn_adapt_read(from, to, (size_t)got);
     return 1;
 }
 
@@ -96,16 +102,18 @@ void dp_tcp_pump(dp_engine *engine, dp_conn *down)
 
 void dp_tcp_accepted(dp_engine *engine, dp_conn *down)
 {
+    if (!dp_exchange_open(engine, down))
+        return;
     down->state = DP_S_TUNNEL;
-    down->exchange.upstream = engine->tables.listeners[down->listener].upstream;
+    down->exchange->upstream = engine->tables.listeners[down->listener].upstream;
     dp_tunnel_begun(engine, down);
     dp_pick_key(engine, down, NULL, NULL);
     /* What came behind a PROXY header, if there was one: kept while it waits for a connection. */
-    down->exchange.sent = down->in;
+    down->exchange->sent = down->in;
     down->in = (dp_buffer){0};
-    down->exchange.account.bytes_in = down->exchange.sent.len;
-    struct iovec first = {.iov_base = dp_buffer_start(&down->exchange.sent),
-                          .iov_len = down->exchange.sent.len};
+    down->exchange->account.bytes_in = down->exchange->sent.len;
+    struct iovec first = {.iov_base = dp_buffer_start(&down->exchange->sent),
+                          .iov_len = down->exchange->sent.len};
     dp_tcp_opened(engine, down, dp_upstream_open(engine, down, &first, 1));
 }
 
@@ -120,7 +128,7 @@ void dp_tcp_opened(dp_engine *engine, dp_conn *down, int result)
         dp_conn_reset(engine, down);
         return;
     }
-    dp_buffer_free(engine, &down->exchange.sent);
+    dp_buffer_free(engine, &down->exchange->sent);
     engine->stats->tunnels++;
     dp_timer_set(engine, down, engine->options.tunnel_idle_ms);
 }
@@ -135,6 +143,6 @@ void dp_tcp_upstream_failed(dp_engine *engine, dp_conn *down)
 
 void dp_tcp_timeout(dp_engine *engine, dp_conn *down)
 {
-    dp_exchange_blame(down, down->exchange.ticket != 0 ? DP_OUT_LIMIT : DP_OUT_IDLE);
+    dp_exchange_blame(down, down->exchange->ticket != 0 ? DP_OUT_LIMIT : DP_OUT_IDLE);
     end_tunnel(engine, down, true);
 }

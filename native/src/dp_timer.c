@@ -86,6 +86,8 @@ void dp_timer_run(dp_engine *engine)
             uint64_t deadline = conn->deadline;
             dp_timer_cancel(conn);
             conn->deadline = deadline;
+            if (conn->watch == DP_W_NONE && conn->state == DP_S_EXCHANGE)
+                dp_conn_watch_late(engine, conn);
             if (deadline == 0)
                 continue;
             if (deadline > engine->now_ms) {

@@ -16,7 +16,7 @@ static int send_early(dp_engine *engine, dp_conn *down, size_t head_len, uint8_t
     if (dp_conn_send(engine, down, answer, 2) != 0)
         return DP_ESYSTEM;
     dp_buffer_free(engine, &up->in);
-    down->exchange.account.bytes_in += down->in.len;
+    down->exchange->account.bytes_in += down->in.len;
     struct iovec held = {.iov_base = dp_buffer_start(&down->in), .iov_len = down->in.len};
     if (held.iov_len != 0 && dp_conn_send(engine, up, &held, 1) != 0)
         return DP_ESYSTEM;
@@ -27,7 +27,7 @@ static int send_early(dp_engine *engine, dp_conn *down, size_t head_len, uint8_t
 int dp_tunnel_begin(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len)
 {
     const dp_response_head *head = &engine->response;
-    const dp_exchange *exchange = &down->exchange;
+    const dp_exchange *exchange = down->exchange;
     if (exchange->upgrade == 0 || head->upgrade.len == 0 ||
         dp_upgrade_mark(data, head->upgrade) != exchange->upgrade)
         return DP_EMALFORMED;
@@ -37,7 +37,7 @@ int dp_tunnel_begin(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len)
     int result = send_early(engine, down, head_len, data + head->head_len, len - head->head_len);
     if (result != DP_OK)
         return result;
-    dp_buffer_free(engine, &down->exchange.sent);
+    dp_buffer_free(engine, &down->exchange->sent);
     dp_exchange_switched(engine, down, head_len);
     engine->stats->answers_total[1]++;
     engine->stats->tunnels++;

@@ -34,7 +34,7 @@ static void attach(dp_engine *engine, dp_conn *down, dp_conn *up)
     dp_balancer_begin(&engine->groups[pool->upstream].balancer, pool->index);
     dp_meter_attached(engine, down, up->endpoint);
     if (engine->tables.upstreams[pool->upstream].balance == DP_P2C)
-        down->exchange.opened_us = dp_clock_us();
+        down->exchange->opened_us = dp_clock_us();
 }
 
 /* Others may wait for this connection, but not for us to have used it for so long. */
@@ -43,7 +43,7 @@ static bool is_kept(const dp_engine *engine, const dp_conn *up)
     const dp_pool *pool = &engine->pools[up->endpoint];
     const dp_upstream *upstream = upstream_of(engine, up->endpoint);
     return upstream->proxy_protocol == 0 && pool->idle.count < pool->keepalive && up->in.len == 0 &&
-           up->out.len == 0 &&
+           dp_conn_unsent(up) == 0 &&
            (up->io & (DP_IO_READ | DP_IO_EOF | DP_IO_BROKEN | DP_IO_AT_EOF | DP_IO_NO_WRITE)) == 0;
 }
 
@@ -126,7 +126,7 @@ static dp_conn *connect_to(dp_engine *engine, const dp_endpoint *endpoint)
             dp_shared_give(pool->shared, pool->count);
         return NULL;
     }
-    if (dp_conn_watch(engine, up) != DP_OK) {
+    if (dp_conn_watch(engine, up, DP_W_OWN) != DP_OK) {
         dp_conn_close(engine, up);
         return NULL;
     }
@@ -210,7 +210,7 @@ static int begin(dp_engine *engine, dp_conn *down, dp_conn *up, struct iovec *io
 static int open_at(dp_engine *engine, dp_conn *down, const dp_endpoint *endpoint, struct iovec *iov,
                    int count)
 {
-    bool pooled = down->protocol == DP_HTTP && !down->exchange.again;
+    bool pooled = down->protocol == DP_HTTP && !down->exchange->again;
     dp_conn *up;
     while (pooled && (up = from_pool(engine, endpoint->slot)) != NULL) {
         int result = reuse(engine, down, up, iov, count);
@@ -226,9 +226,9 @@ static int open_at(dp_engine *engine, dp_conn *down, const dp_endpoint *endpoint
 /* Why no endpoint was left, as dp_upstream_open says it. */
 static int nobody_left(dp_engine *engine, dp_conn *down, const struct iovec *iov, int count)
 {
-    const dp_group *group = &engine->groups[down->exchange.upstream];
+    const dp_group *group = &engine->groups[down->exchange->upstream];
     if (group->balancer.usable == 0)
-        return down->exchange.tried.count == 0 ? DP_EGONE : DP_ESYSTEM;
+        return down->exchange->tried.count == 0 ? DP_EGONE : DP_ESYSTEM;
     if (group->full == 0 || group->balancer.usable == group->balancer.open_count)
         return DP_ESYSTEM;
     return dp_queue_join(engine, down, iov, count);
@@ -236,9 +236,9 @@ static int nobody_left(dp_engine *engine, dp_conn *down, const struct iovec *iov
 
 int dp_upstream_open(dp_engine *engine, dp_conn *down, struct iovec *iov, int count)
 {
-    const dp_upstream *upstream = &engine->tables.upstreams[down->exchange.upstream];
-    dp_tried *tried = &down->exchange.tried;
-    if (engine->groups[down->exchange.upstream].waiting != 0)
+    const dp_upstream *upstream = &engine->tables.upstreams[down->exchange->upstream];
+    dp_tried *tried = &down->exchange->tried;
+    if (engine->groups[down->exchange->upstream].waiting != 0)
         return dp_queue_join(engine, down, iov, count);
     int index;
     while ((index = dp_pick(engine, down)) >= 0) {
@@ -250,12 +250,12 @@ int dp_upstream_open(dp_engine *engine, dp_conn *down, struct iovec *iov, int co
             continue; /* the balancer knows that it is full */
         dp_tried_add(tried, (uint32_t)index);
         dp_outcome_failed(engine, endpoint->slot);
-        if (!dp_retry_may_fail_over(&down->exchange))
+        if (!dp_retry_may_fail_over(down->exchange))
             return DP_ESYSTEM;
     }
     int result = nobody_left(engine, down, iov, count);
     if (result == DP_EGONE || result == DP_ESYSTEM)
-        dp_meter_up(engine, (uint32_t)down->exchange.upstream, false);
+        dp_meter_up(engine, (uint32_t)down->exchange->upstream, false);
     return result;
 }
 
@@ -267,18 +267,18 @@ int dp_upstream_retry(dp_engine *engine, dp_conn *up)
     dp_buffer first = up->out; /* a PROXY header, too: it says the same to all */
     up->out = (dp_buffer){0};
     dp_meter_connect_failed(engine, up->endpoint);
-    dp_tried_add(&down->exchange.tried, pool->index);
+    dp_tried_add(&down->exchange->tried, pool->index);
     detach(engine, up);
     dp_conn_close(engine, up);
     dp_outcome_failed(engine, pool->endpoint->slot);
     int index;
-    while (dp_retry_may_fail_over(&down->exchange) && (index = dp_pick(engine, down)) >= 0) {
+    while (dp_retry_may_fail_over(down->exchange) && (index = dp_pick(engine, down)) >= 0) {
         const dp_endpoint *endpoint = &upstream->endpoints[index];
         if (!takes_one_more(engine, endpoint))
             continue;
         dp_conn *other = connect_to(engine, endpoint);
         if (other == NULL) {
-            dp_tried_add(&down->exchange.tried, (uint32_t)index);
+            dp_tried_add(&down->exchange->tried, (uint32_t)index);
             dp_outcome_failed(engine, endpoint->slot);
             continue;
         }
@@ -287,7 +287,7 @@ int dp_upstream_retry(dp_engine *engine, dp_conn *up)
         return DP_OK;
     }
     dp_buffer_free(engine, &first);
-    dp_meter_up(engine, (uint32_t)down->exchange.upstream, false);
+    dp_meter_up(engine, (uint32_t)down->exchange->upstream, false);
     return DP_ESYSTEM;
 }
 

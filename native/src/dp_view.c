@@ -311,9 +311,9 @@ void dp_outcome_answered(dp_engine *engine, uint32_t slot, uint32_t status)
 
 void dp_outcome_latency(dp_engine *engine, const dp_conn *down, bool failed)
 {
-    if (down->exchange.opened_us == 0 || down->peer == NULL)
+    if (down->exchange->opened_us == 0 || down->peer == NULL)
         return;
-    uint64_t took = dp_clock_us() - down->exchange.opened_us;
+    uint64_t took = dp_clock_us() - down->exchange->opened_us;
     if (failed && took < FAILED_US)
         took = FAILED_US; /* quick to fail is not quick */
     dp_latency_add(engine->pools[down->peer->endpoint].shared, engine->now_ms, took);

@@ -23,6 +23,12 @@ static unsigned unasked;
 static unsigned fired;
 static bool closes_others; /* a timeout may end other connections, in its own slot too */
 
+void dp_conn_watch_late(dp_engine *owner, dp_conn *conn)
+{
+    (void)owner;
+    conn->watch = DP_W_OWN;
+}
+
 void dp_conn_timeout(dp_engine *owner, dp_conn *conn)
 {
     size_t i = (size_t)(conn - conns);
@@ -121,6 +127,21 @@ static void earlier_deadlines_count(void)
     expect("an earlier deadline takes the place of a later one", fired == 1 && late == 0);
 }
 
+static void an_exchange_that_lasts_is_watched(void)
+{
+    for (uint64_t later = 0; later <= 10000; later += 10000) {
+        start(1000);
+        conns[0].state = DP_S_EXCHANGE;
+        set(0, 1000);
+        set(0, later); /* as the exchange goes on: a deadline of its own, or none */
+        run_at(1900);
+        expect("not yet", conns[0].watch == DP_W_NONE);
+        run_at(2000 + SLACK_MS);
+        expect("now", conns[0].watch == DP_W_OWN);
+        expect("its deadline is another matter", fired == 0);
+    }
+}
+
 static void a_long_stop_is_survived(void)
 {
     start(1000000);
@@ -164,6 +185,7 @@ int main(void)
     at_random(40, true);
     later_deadlines_only_move();
     earlier_deadlines_count();
+    an_exchange_that_lasts_is_watched();
     a_long_stop_is_survived();
     the_timer_is_armed_for_the_first();
     return finish("timer");

@@ -151,8 +151,8 @@ def test_a_slow_reader_holds_back_the_upstream_and_not_our_memory(
             running.until(lambda stats: stats["buffer_bytes"] > 0)
         else:
             assert stuck.wait(10), "the upstream was never held back"
-        held = running.stats()["buffer_bytes"]
-        assert 0 < held <= 512 * 1024
+        stats = running.stats()
+        assert stats["pipes"] == 1 or 0 < stats["buffer_bytes"] <= 512 * 1024
         assert transport == TRANSPORT_TRICKLE or sent < size
         assert len(client.answer().body) == size
         running.until(lambda stats: stats["buffer_bytes"] == 0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable
 
 import pytest
 
 from tests.support.engine import Proxy, app, edits, route
-from tests.support.upstream import Head, Peer, Upstream
+from tests.support.upstream import SECONDS, Head, Peer, Upstream
 
 START = Callable[..., Proxy]
 SERVE = Callable[..., Upstream]
@@ -317,3 +318,14 @@ def test_a_route_without_a_match_is_404(proxy: START) -> None:
     with running.client() as client:
         assert client.get("/b").status == 404
         assert client.get("/a").status == 200
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.9.10.99", "127.100.205.255"])
+def test_a_clients_address_is_told_in_full(address: str, proxy: START, upstream: SERVE) -> None:
+    served = upstream()
+    running = proxy(served.port)
+    with socket.create_connection(
+        ("127.0.0.1", running.port), SECONDS, source_address=(address, 0)
+    ) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert served.next().get("x-forwarded-for") == address

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import json
 import mmap
 import os
@@ -69,6 +70,16 @@ def main() -> None:
             sock.settimeout(5)
             sock.connect(("127.0.0.1", named))
 
+    def splice_through_a_pipe() -> None:
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 256 * 1024)
+        os.write(writer, b"x")
+        with tcp() as sock:
+            sock.settimeout(5)
+            sock.connect(("127.0.0.1", named))
+            if os.splice(reader, sock.fileno(), 1) != 1:
+                raise OSError(errno.EIO, "splice")
+
     anonymous = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     attempts: dict[str, Callable[[], object]] = {
         "open a file": lambda: os.open("/etc/passwd", os.O_RDONLY),
@@ -108,6 +119,7 @@ def main() -> None:
         # and what must go on working
         "connect to the named port": connect_to_named,
         "read what was open": lambda: os.read(passwords, 1),
+        "splice through a pipe": splice_through_a_pipe,
         "take memory": lambda: bytearray(8 * 1024 * 1024),
     }
     sandbox = Sandbox()

@@ -287,7 +287,7 @@ class Proxy:
         """Waits until nothing is open but idle upstream connections, and nothing is kept."""
 
         def settled(stats: dict[str, Any]) -> bool:
-            kept = ("connections", "requests_active", "tunnels", "buffer_bytes")
+            kept = ("connections", "requests_active", "tunnels", "buffer_bytes", "pipes")
             return (
                 all(stats[name] == 0 for name in kept)
                 and stats["upstream_connections"] == stats["upstream_idle"]

@@ -179,10 +179,28 @@ def test_listening_socket_is_lent_and_never_closed() -> None:
         engine.attach("web", listening.fileno())
         engine.serve()
         engine.pause()
-    with socket.create_connection(listening.getsockname()):
+    with socket.create_connection(listening.getsockname()) as client:
+        client.send(b"x")  # an http client's connection comes once it has said something
+        listening.settimeout(10)
         accepted, _ = listening.accept()
         accepted.close()
     listening.close()
+
+
+def test_only_http_listeners_wait_for_the_first_bytes() -> None:
+    """A server behind a tcp listener may speak first, also where the address was http's before."""
+
+    def put_off(sock: socket.socket) -> int:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)
+
+    raw = dataclasses.replace(app_spec().listeners[0], protocol="tcp", upstream="api")
+    tcp = dataclasses.replace(app_spec(upstreams=(upstream("api", 1),)), listeners=(raw,))
+    with bind_first("127.0.0.1:0") as listening:
+        for spec, waits in ((None, True), (tcp, False)):
+            with make(spec) as engine:
+                engine.attach("web", listening.fileno())
+                engine.serve()
+                assert (put_off(listening) > 0) == waits
 
 
 def test_drained_engine_without_connections_says_that_it_is_empty() -> None:

@@ -1,0 +1,188 @@
+/* dp_splice: bytes from one socket to another through a pipe, without a copy through this process.
+ * I/O.
+ *
+ * A pipe belongs to the socket that its bytes go to, after what stands in conn->out, and only while
+ * it holds some: it is taken when bytes come in and given back when the last has left. So few of
+ * them serve many connections. Where none is to be had, the caller reads and writes instead.
+ *
+ * SPLICE_F_MORE is never given: it would hold back the tail for up to 200 ms when the source stalls
+ * (tcp(7), TCP_CORK). */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "dp_core.h"
+
+enum {
+    DENIED_MS = 1000, /* the user's share of pipe memory is used up: not asked again so long */
+    BULK_BYTES = 64 * 1024
+};
+
+static void pipe_close(dp_engine *engine, dp_pipe *pipe)
+{
+    (void)close(pipe->read_fd);
+    (void)close(pipe->write_fd);
+    engine->pipe_count--;
+    free(pipe);
+}
+
+static dp_pipe *pipe_make(dp_engine *engine)
+{
+    int fds[2];
+    dp_pipe *pipe = malloc(sizeof(*pipe));
+    if (pipe == NULL)
+        return NULL;
+    if (pipe2(fds, O_NONBLOCK | O_CLOEXEC) != 0) {
+        free(pipe);
+        return NULL;
+    }
+    *pipe = (dp_pipe){.read_fd = fds[0], .write_fd = fds[1]};
+    engine->pipe_count++;
+    /* Beyond /proc/sys/fs/pipe-user-pages-soft a new pipe has two pages and gets no more. */
+    if (fcntl(fds[1], F_SETPIPE_SZ, DP_PIPE_BYTES) < DP_PIPE_BYTES) {
+        pipe_close(engine, pipe);
+        return NULL;
+    }
+    return pipe;
+}
+
+static dp_pipe *pipe_take(dp_engine *engine)
+{
+    dp_pipe *pipe = engine->free_pipes;
+    if (pipe != NULL) {
+        engine->free_pipes = pipe->next;
+        pipe->next = NULL;
+        return pipe;
+    }
+    if (engine->pipe_count == DP_PIPES_MAX || engine->now_ms < engine->pipes_denied_until)
+        return NULL;
+    pipe = pipe_make(engine);
+    if (pipe == NULL)
+        engine->pipes_denied_until = engine->now_ms + DENIED_MS;
+    return pipe;
+}
+
+static void pipe_give(dp_engine *engine, dp_conn *conn)
+{
+    dp_pipe *pipe = conn->pipe;
+    conn->pipe = NULL;
+    engine->stats->pipes--;
+    if (pipe->held != 0) { /* what is in it is lost with it */
+        pipe_close(engine, pipe);
+        return;
+    }
+    pipe->next = engine->free_pipes;
+    engine->free_pipes = pipe;
+}
+
+void dp_pipe_drop(dp_engine *engine, dp_conn *conn)
+{
+    if (conn->pipe != NULL)
+        pipe_give(engine, conn);
+}
+
+void dp_pipes_trim(dp_engine *engine, bool all)
+{
+    dp_pipe *pipe;
+    while ((pipe = engine->free_pipes) != NULL) {
+        engine->free_pipes = pipe->next;
+        pipe_close(engine, pipe);
+        if (!all)
+            break;
+    }
+}
+
+static ssize_t splice_once(int from, int to, size_t len)
+{
+    ssize_t moved;
+    do
+        moved = splice(from, NULL, to, NULL, len, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    while (moved < 0 && errno == EINTR);
+    if (moved < 0)
+        return errno == EWOULDBLOCK ? -EAGAIN : -errno;
+    return moved;
+}
+
+ssize_t dp_splice_in(dp_engine *engine, dp_conn *from, dp_conn *to, size_t max)
+{
+    DP_CHECK(to->pipe == NULL);
+    if (!engine->transport->may_splice)
+        return -ENOBUFS;
+    if ((from->io & (DP_IO_READ | DP_IO_EOF | DP_IO_BROKEN)) == 0)
+        return -EAGAIN;
+    if ((to->pipe = pipe_take(engine)) == NULL)
+        return -ENOBUFS;
+    engine->stats->pipes++;
+    ssize_t got =
+        splice_once(from->fd, to->pipe->write_fd, max < DP_PIPE_BYTES ? max : DP_PIPE_BYTES);
+    if (got <= 0) {
+        pipe_give(engine, to);
+        from->io &= (uint8_t)~DP_IO_READ;
+        if (got == 0)
+            from->io |= DP_IO_AT_EOF;
+        return got;
+    }
+    /* Few bytes do not mean that the socket is empty: a pipe may be full of small pieces. */
+    to->pipe->held = (uint32_t)got;
+    engine->stats->spliced_bytes_total += (uint64_t)got;
+    if (got >= BULK_BYTES && from->read_shift < DP_SPLICE_SHIFT)
+        from->read_shift = DP_SPLICE_SHIFT;
+    else if (got < DP_READ_MIN && from->read_shift > 0)
+        from->read_shift--;
+    if (from->role == DP_DOWN) {
+        engine->stats->received_bytes_total += (uint64_t)got;
+        from->exchange->account.bytes_in += (uint64_t)got;
+    }
+    return got;
+}
+
+int dp_splice_out(dp_engine *engine, dp_conn *to)
+{
+    dp_pipe *pipe = to->pipe;
+    while (pipe->held != 0 && (to->io & DP_IO_WRITE) != 0) {
+        ssize_t put = splice_once(pipe->read_fd, to->fd, pipe->held);
+        if (put == -EAGAIN) {
+            to->io &= (uint8_t)~DP_IO_WRITE; /* there are bytes, so it is the socket that is full */
+            return 0;
+        }
+        if (put <= 0)
+            return put < 0 ? (int)put : -EPIPE;
+        pipe->held -= (uint32_t)put;
+        dp_conn_count_sent(engine, to, (size_t)put);
+    }
+    if (pipe->held == 0)
+        pipe_give(engine, to);
+    return 0;
+}
+
+/* How much of a body may go through a pipe now; 0: it is to be read and written. */
+static size_t size_for(const dp_conn *from, uint8_t framing, uint64_t left, bool piped)
+{
+    if (from->in.len != 0)
+        return 0;
+    if (framing == DP_BODY_LENGTH && left >= (piped ? DP_READ_MIN : DP_SPLICE_MIN))
+        return left < DP_PIPE_BYTES ? (size_t)left : DP_PIPE_BYTES;
+    return framing == DP_BODY_CLOSE && from->read_shift >= DP_SPLICE_SHIFT ? DP_PIPE_BYTES : 0;
+}
+
+enum dp_passed dp_splice_body(dp_engine *engine, dp_conn *from, dp_conn *to, uint8_t framing,
+                              uint64_t *left, bool *piped, bool *ret_done)
+{
+    size_t size = size_for(from, framing, *left, *piped);
+    ssize_t got = size != 0 ? dp_splice_in(engine, from, to, size) : -ENOBUFS;
+    if (got == -ENOBUFS)
+        return DP_PASSED_NO_PIPE;
+    if (got == -EAGAIN)
+        return DP_PASSED_NOTHING;
+    if (got < 0 || (got == 0 && framing != DP_BODY_CLOSE))
+        return DP_PASSED_SOURCE_FAILED;
+    *piped = true;
+    if (framing == DP_BODY_CLOSE) {
+        *ret_done = got == 0;
+    } else {
+        *left -= (uint64_t)got;
+        *ret_done = *left == 0;
+    }
+    return dp_conn_flush(engine, to) == 0 ? DP_PASSED_SOME : DP_PASSED_SINK_FAILED;
+}
