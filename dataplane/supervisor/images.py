@@ -103,9 +103,13 @@ class Images:
         told = _told(finished.output)
         if "apps" in told:
             try:
-                return decode(Batch, told, "batch")
+                batch = decode(Batch, told, "batch")
             except SpecError as error:
                 raise LaunchError(f"the build spoke another language: {error}") from error
+            for one in batch.apps:
+                if one.image is None and one.error is None and not one.findings:
+                    raise LaunchError(f"the build said nothing of {one.app}")
+            return batch
         findings = _findings(told)
         if findings:
             raise ConfigError(findings)

@@ -150,6 +150,7 @@ static void refuse_head(dp_engine *engine, dp_conn *down, uint32_t status, const
         return;
     down->exchange->minor = 1;
     down->exchange->method = head ? DP_M_HEAD : 0;
+    dp_client_reset(down); /* not the client of the request before this one */
     down->state = DP_S_EXCHANGE;
     dp_exchange_begun(engine, down, NULL);
     refuse(engine, down, status);

@@ -391,3 +391,15 @@ def test_a_request_that_gets_no_answer_counts_as_one_without(
     client.reset()
     running.until(lambda stats: not stats["requests_active"])
     assert running.figures().routes[0] == (1, 0, 0, 0, 0, 0)
+
+
+def test_a_head_that_is_none_is_not_the_last_client_s(
+    logged: START_LOGGED, upstream: SERVE
+) -> None:
+    spec = app([upstream().port], trusted=["127.0.0.1/32"])
+    started = logged(spec)
+    with started.running.client() as client:
+        assert client.get("/", fields="x-forwarded-for: 192.0.2.7\r\n").status == 200
+        client.send(b"nonsense\r\n\r\n")
+        assert client.answer().status == 400
+    assert [entry["client"] for entry in started.entries(2)] == ["192.0.2.7", "127.0.0.1"]
