@@ -14,7 +14,8 @@ APP ?= billing
 export DATAPLANE_WERROR ?= 1
 
 C_SOURCES := $(wildcard native/src/*.c native/src/*.h native/include/*.h)
-C_FORMATTED := $(C_SOURCES) $(wildcard native/test/*.[ch] native/fuzz/*.[ch] benchmarks/load/*.[ch])
+LOAD_SOURCES := $(wildcard native/load/*.[ch])
+C_FORMATTED := $(C_SOURCES) $(LOAD_SOURCES) $(wildcard native/test/*.[ch] native/fuzz/*.[ch] benchmarks/load/*.[ch])
 PY_FORMATTED := $(wildcard dataplane tests benchmarks)
 
 .DEFAULT_GOAL := help
