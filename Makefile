@@ -83,6 +83,7 @@ check: ## what CI runs
 clean: ## remove all that was built, .venv included
 	@$(MAKE) --no-print-directory -C native clean 2>/dev/null || true
 	@$(MAKE) --no-print-directory -C benchmarks/load clean 2>/dev/null || true
+	@rm -f dataplane/cli/dp_load
 	@rm -rf $(VENV) $(BUILD) dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	@find dataplane -name '*.so' -delete
 	@find dataplane tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
@@ -120,7 +121,7 @@ $(STAMPS)/tools: pyproject.toml $(STAMPS)/venv
 
 # The whole package where its description changed, the library alone where only C did. One at a
 # time: two that build in one folder would link each other's half-written objects.
-$(LIBRARY): $(C_SOURCES) native/src native/include pyproject.toml dataplane/engine/_build.py $(STAMPS)/tools
+$(LIBRARY): $(C_SOURCES) $(LOAD_SOURCES) native/src native/include native/load pyproject.toml dataplane/engine/_build.py $(STAMPS)/tools
 	@mkdir -p $(BUILD)
 	@if [ -n "$(filter-out native/%,$?)" ]; then \
 	    echo "setup: the package, editable, with its C library"; \

@@ -4,7 +4,6 @@
  * Each client has an upstream connection of its own, or, with --per-request, one from a pool for as
  * long as its one answer takes, which must come in one piece; the upstream must then not close
  * (dp_upstream --never-close). A direction in which a read was large goes on by splice. */
-#define _GNU_SOURCE
 #include "dp_bench.h"
 
 #include <errno.h>

@@ -7,7 +7,6 @@
  *   /head  the request's head as it came   anything else: as /b/128
  *
  * A request's x-token comes back in the answer, and turns its body (see dp_bench.h). */
-#define _GNU_SOURCE
 #include "dp_bench.h"
 
 #include <errno.h>

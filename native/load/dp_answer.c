@@ -1,5 +1,4 @@
 /* Reads answers strictly and judges them. See dp_answer.h. */
-#define _GNU_SOURCE
 #include "dp_answer.h"
 
 #include "dp_bench.h"

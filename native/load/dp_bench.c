@@ -1,5 +1,4 @@
 /* What the load generator and the upstream server share. See dp_bench.h. */
-#define _GNU_SOURCE
 #include "dp_bench.h"
 
 #include <arpa/inet.h>

@@ -4,7 +4,6 @@
  *
  * Each request carries an x-token that a dp_upstream sends back, and that turns the bodies of both
  * (dp_bench.h): an answer that belongs to another request is noticed, head and body. */
-#define _GNU_SOURCE
 #include "dp_answer.h"
 #include "dp_bench.h"
 #include "dp_options.h"

@@ -1,5 +1,4 @@
 /* The command line of dp_load. See dp_options.h. */
-#define _GNU_SOURCE
 #include "dp_options.h"
 
 #include "dp_bench.h"

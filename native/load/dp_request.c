@@ -1,5 +1,4 @@
 /* Makes the request of a run. See dp_request.h. */
-#define _GNU_SOURCE
 #include "dp_request.h"
 
 #include "dp_answer.h"

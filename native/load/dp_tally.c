@@ -1,5 +1,4 @@
 /* What happened in a run, and its lines of JSON. See dp_tally.h. */
-#define _GNU_SOURCE
 #include "dp_tally.h"
 
 #include "dp_bench.h"
