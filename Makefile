@@ -72,10 +72,10 @@ fuzz: setup ## run each fuzz target for FUZZ_SECONDS (60), and the properties on
 	@$(MAKE) --no-print-directory -C native fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
 	@$(BIN)/pytest -q --hypothesis-profile=search tests/property tests/unit/image/test_config_fuzz.py
 
-bench: setup ## measure: beside the peers in one run, and swaps under load
-	@$(MAKE) --no-print-directory -C benchmarks/load
-	@$(BIN)/python benchmarks/compare.py
-	@$(BIN)/python benchmarks/swap.py
+BENCH ?=
+bench: setup ## measure beside the peers, then swaps under load; BENCH=--quick for a short run
+	@$(BIN)/python benchmarks/bench.py $(BENCH)
+	@$(BIN)/python benchmarks/swap.py $(filter --quick,$(BENCH))
 
 check: ## what CI runs
 	@./.ci/run

@@ -35,7 +35,7 @@ enum {
     TIMER_NS = 25000, /* the shortest time between two looks at what is due */
 };
 
-static const uint64_t second_ns = 1000000000U;
+static const uint64_t second_ns = 1000000000U, ms_ns = 1000000U;
 
 /* Where a connection is; an answer is read in BUSY. */
 typedef enum {
@@ -515,7 +515,7 @@ static void begin_rate(load *l)
     if (timerfd_settime(l->timer, 0, &every, NULL) != 0)
         dp_die(1, "timerfd:", strerror(errno));
     l->first_due = l->t.start = l->t.last_answer = l->t.recent_start = dp_now_ns();
-    l->end = l->t.start + l->o.seconds * second_ns;
+    l->end = l->t.start + l->o.ms * ms_ns;
 }
 
 /* Asks what is due, and opens what is to be opened. */
@@ -557,7 +557,7 @@ static void look_at_deadlines(load *l, uint64_t now)
     for (uint64_t i = 0; i < l->o.connections; i++) {
         conn *c = &l->conns[i];
         if ((c->phase == CONNECTING || c->phase == BUSY || c->phase == ENDING) &&
-            now - c->began > l->o.timeout_ms * 1000000U)
+            now - c->began > l->o.timeout_ms * ms_ns)
             fail(l, c, TIMEOUT, 0,
                  c->phase == CONNECTING ? "connecting"
                  : c->phase == ENDING   ? "the peer does not close"
@@ -602,7 +602,7 @@ static void run(load *l)
     uint64_t next_look = 0;
     l->t.start = l->t.last_answer = l->t.round_start = l->t.recent_start = dp_now_ns();
     l->round_runs = true; /* the first round is the opening's */
-    l->end = l->o.seconds > 0 ? l->t.start + l->o.seconds * second_ns : 0;
+    l->end = l->t.start + l->o.ms * ms_ns;
     l->round_left = l->o.mode == MODE_IDLE ? l->o.connections : 0;
     issue(l);
     while (!finished(l)) {
@@ -624,7 +624,7 @@ static void run(load *l)
         uint64_t now = dp_now_ns();
         if (now >= next_look) {
             look_at_deadlines(l, now);
-            next_look = now + (uint64_t)TICK_MS * 1000000U;
+            next_look = now + TICK_MS * ms_ns;
             if (l->o.progress && now - l->t.recent_start >= second_ns)
                 dp_tally_print_progress(&l->t);
         }

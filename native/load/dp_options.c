@@ -17,7 +17,7 @@ static void usage(FILE *to)
     fputs("usage: dp_load --address HOST:PORT [options]\n"
           "  --mode keepalive|per-request|idle   keepalive\n"
           "  --connections N                     64 (in per-request: so many at a time)\n"
-          "  --requests N, --seconds S           where to end; without either 5 seconds\n"
+          "  --requests N, --seconds S, --ms M   where to end; without any 5 seconds\n"
           "  --rate R                            requests a second in all, sent when they are due\n"
           "                                      whatever became of those before, and timed from\n"
           "                                      then; 0: as fast as it goes\n"
@@ -58,6 +58,7 @@ static const struct option long_options[] = {
     {"expect-status", required_argument, NULL, NUMBERS + 7},
     {"expect-length", required_argument, NULL, NUMBERS + 8},
     {"sources", required_argument, NULL, NUMBERS + 9},
+    {"ms", required_argument, NULL, NUMBERS + 10},
     {"method", required_argument, NULL, TEXTS},
     {"path", required_argument, NULL, TEXTS + 1},
     {"host", required_argument, NULL, TEXTS + 2},
@@ -103,6 +104,7 @@ static void set_number(options *o, int which)
         {&o->expect_status, 599},
         {&o->expect_length, DP_BODY_MAX},
         {&o->sources, DP_CONNECTIONS_MAX},
+        {&o->ms, DP_SECONDS_MAX * 1000},
     };
     if (!dp_parse_number(optarg, strlen(optarg), 10, numbers[which].max, numbers[which].to))
         refuse("a number is wrong or too large");
@@ -178,8 +180,10 @@ void dp_options_read(options *o, int argc, char **argv)
         refuse("--body-chunked needs --body-bytes");
     if (o->verify_body && o->no_token)
         refuse("--verify-body needs the token");
-    if (o->seconds == 0 && o->requests == 0 && o->mode != MODE_IDLE && !o->control)
+    if (o->seconds == 0 && o->ms == 0 && o->requests == 0 && o->mode != MODE_IDLE && !o->control)
         o->seconds = 5;
-    if (o->seconds == 0)
+    if (o->seconds == 0 && o->ms == 0)
         o->seconds = DP_SECONDS_UNTOLD; /* nothing here runs for ever */
+    if (o->seconds != 0)
+        o->ms = o->seconds * 1000;
 }

@@ -348,6 +348,6 @@ def test_progress_is_told_each_second(serve: Serve) -> None:
         stdin=subprocess.DEVNULL,
     )
     lines = [json.loads(line) for line in ran.stdout.splitlines()]
-    assert [line["event"] for line in lines][0] == "progress"
+    assert lines[0]["event"] == "progress"
     assert lines[0]["ok"] > 50
     assert lines[-1]["event"] == "report"
