@@ -49,6 +49,7 @@ lint: setup ## ruff, mypy --strict, import rules, clang-format, gcc -fanalyzer w
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/clang-format --dry-run --Werror $(C_FORMATTED)
 	@$(MAKE) --no-print-directory -C native lint
+	@$(MAKE) --no-print-directory -C benchmarks/load lint
 
 # A copy of the tree with a sanitised library in it, so that the normal one stays as it is. The
 # interpreter itself is not sanitised: what it never frees is not our leak. Only tests that drive the

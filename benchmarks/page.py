@@ -19,7 +19,7 @@ STYLE: Final = """
   --rule: #2c3136; --ours: #46b8b0; --peer: #5a6570; --floor: #7d6d3d; --dot: #e4e6e388;
   --bad: #ef7a6b; --a: #b39ddb; --b: #e0a05a; --card: #1a1e22; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 32px 20px 64px; max-width: 860px; background: var(--ground);
+body { margin: 0 auto; padding: 32px 20px 64px; max-width: 920px; background: var(--ground);
   color: var(--text); font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 0 0 2px; }
 h3 { font-size: 13px; font-weight: 600; color: var(--soft); margin: 18px 0 6px; }
@@ -27,7 +27,7 @@ p { margin: 4px 0; } .soft { color: var(--soft); font-size: 13px; }
 section { background: var(--card); border: 1px solid var(--rule); border-radius: 8px;
   padding: 18px 20px; margin-top: 20px; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 13px;
+table { border-collapse: collapse; width: 100%; margin-top: 10px; font-size: 13px;
   font-variant-numeric: tabular-nums; }
 th { text-align: right; font-weight: 600; color: var(--soft); }
 td, th { padding: 4px 8px; border-bottom: 1px solid var(--rule); text-align: right;
@@ -37,7 +37,7 @@ tr.ours td { font-weight: 600; color: var(--ours); }
 tr:last-child td { border-bottom: 0; }
 .bad { color: var(--bad); } .met { color: var(--ours); }
 svg { width: 100%; height: auto; display: block; }
-svg.whisker { width: 150px; display: inline-block; }
+svg.whisker { width: 120px; display: inline-block; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--text); }
 svg .tick, svg .value { fill: var(--soft); font-size: 11px; }
 svg .name.ours { fill: var(--ours); font-weight: 600; } svg .name.floor { fill: var(--soft); }
@@ -96,19 +96,20 @@ def _overview(report: rig.Json) -> Iterator[str]:
         '<p class="soft">Median of the paired ratios and its 95 % bootstrap interval; the dashed '
         "line is the target, the plain one 1.0.</p>"
     )
-    yield '<div class="wide"><table><tr><th>work</th><th>us</th><th>best peer</th><th>us</th>'
-    yield "<th>ratio</th><th></th><th>target</th><th>to the floor</th></tr>"
+    yield '<div class="wide"><table><tr><th>work</th><th>us</th><th>best peer</th><th>ratio</th>'
+    yield "<th></th><th>target</th><th>to the floor</th></tr>"
     for row in report["rows"]:
         cpu = {peer["name"]: peer["cpu_us"] for peer in row["peers"]}
         yield f"<tr><td>{escape(row['title'])}</td><td>{_us(cpu.get(OURS))}</td>"
-        yield f"<td>{escape(row['best'] or '-')}</td><td>{_us(cpu.get(row['best'] or ''))}</td>"
+        best = row["best"]
+        yield f"<td>{escape(best)} {_us(cpu.get(best))}</td>" if best else "<td>-</td>"
         if row["ratio"]:
             yield f"<td>{ratio_text(row['ratio'])}</td>"
             yield f"<td>{plots.whisker(row['ratio'], row['target'])}</td>"
         else:
             yield "<td>-</td><td></td>"
         yield f"<td>{_target(row, 'ratio', 'target')}</td>"
-        floor = ratio_text(row["floor_ratio"]) if row["floor_ratio"] else "-"
+        floor = f"{row['floor_ratio']['value']:.2f}" if row["floor_ratio"] else "-"
         yield f"<td>{floor} {_target(row, 'floor_ratio', 'floor_target')}</td></tr>"
     yield "</table></div></section>"
 

@@ -56,7 +56,8 @@ def bars(
 ) -> str:
     """One bar each, shortest first, with its rounds as dots; ours should not pass `aim`."""
     ordered = sorted(values.items(), key=lambda one: one[1])
-    most = max([*values.values(), aim or 0.0], default=1.0) or 1.0
+    every = [one for taken in (rounds or {}).values() for one in taken]
+    most = max([*values.values(), *every, aim or 0.0], default=1.0) or 1.0
     wide = WIDTH - LEFT - RIGHT
 
     def at(value: float) -> float:
@@ -71,9 +72,11 @@ def bars(
             f'<rect x="{LEFT}" y="{top}" width="{max(1.0, at(value) - LEFT):.1f}" height="{BAR}" '
             f'rx="2" class="bar {kind(name)}"/>'
         )
-        for one in (rounds or {}).get(name, ()):
+        taken = (rounds or {}).get(name, ())
+        for one in taken:
             parts.append(f'<circle cx="{at(one):.1f}" cy="{middle}" r="1.8" class="dot"/>')
-        parts.append(text(max(at(value), LEFT) + 8, middle + 4, figure(value), css="value"))
+        end = max([at(value), *map(at, taken)])
+        parts.append(text(end + 8, middle + 4, figure(value), css="value"))
     height = len(ordered) * LINE + 4
     if aim is not None:
         parts.append(line(at(aim), 0, at(aim), height, "aim"))
@@ -114,7 +117,7 @@ def latencies(peers: Sequence[rig.Json], label: str) -> str:
 
 def whisker(ratio: rig.Json, target: float | None) -> str:
     """A ratio with its interval between 0 and 1.5, the target as a line."""
-    width, most = 150, 1.5
+    width, most = 120, 1.5
 
     def at(value: float) -> float:
         return 4 + (width - 8) * min(1.0, value / most)
