@@ -202,7 +202,7 @@ def work_row(work: Work, names: Sequence[str], size: Size, telling: Telling) -> 
     failed: dict[str, str] = {}
     rounds: dict[str, list[Round]] = {}
     with contextlib.ExitStack() as stack:
-        upstream = stack.enter_context(rig.upstream("--listen", "0.0.0.0:0", cpu=LOAD_CPU))
+        upstream = stack.enter_context(rig.upstream(cpu=LOAD_CPU))
         running: list[Peer] = []
         for name in names:
             telling.step(f"{work.name}: start {name}")
@@ -314,7 +314,7 @@ def memory_row(names: Sequence[str], size: Size, telling: Telling) -> rig.Json:
     told: dict[str, float] = {}
     absent: dict[str, str] = {}
     failed: dict[str, str] = {}
-    with rig.upstream("--listen", "0.0.0.0:0", cpu=LOAD_CPU) as upstream:
+    with rig.upstream(cpu=LOAD_CPU) as upstream:
         for name in names:
             if name == FLOOR:
                 continue

@@ -55,7 +55,7 @@ class Setup:
     @property
     def addresses(self) -> list[str]:
         """Where the upstream is reached: as many endpoints as are asked for."""
-        return [f"127.0.{n >> 8}.{(n & 255) + 1}:{self.upstream}" for n in range(self.endpoints)]
+        return [f"127.0.{n // 250}.{n % 250 + 1}:{self.upstream}" for n in range(self.endpoints)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +216,8 @@ def _haproxy(stack: contextlib.ExitStack, setup: Setup) -> Peer:
         options += ["timeout http-keep-alive 300s", "option http-keep-alive", "option forwardfor"]
         options += ["http-reuse always"]
     options += ["log global", "option httplog"] if setup.logged else []
-    routes = [f"use_backend u if {{ path_beg /r{n}/ }}" for n in range(setup.routes - 1)]
+    # A map is what many routes are written as: rules are tried one by one.
+    routes = "".join(f"/r{n}/ u\n" for n in range(setup.routes - 1))
     servers = [
         f"server s{n} {address} maxconn 4096"
         + ("" if is_tcp else " pool-max-conn 256 pool-purge-delay 300s")
@@ -232,10 +233,10 @@ def _haproxy(stack: contextlib.ExitStack, setup: Setup) -> Peer:
         LOG="log stdout format raw local0" if setup.logged else "",
         OPTIONS="\n    ".join(options),
         DEFER="defer-accept" if setup.per_request else "",
-        ROUTES="\n    ".join(routes),
+        ROUTES="use_backend %[path,map_beg(routes.map,u)]" if routes else "",
         SERVERS="\n    ".join(servers),
     )
-    files = {"haproxy.cfg": text}
+    files = {"haproxy.cfg": text, "routes.map": routes}
     command = [_needed("haproxy"), "-db", "-f", "haproxy.cfg"]
     pid, folder = _server(stack, port, files, command)
     logs = [folder / "log"] if setup.logged else []

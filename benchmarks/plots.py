@@ -48,6 +48,12 @@ def figure(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+def nice_step(value: float) -> float:
+    """1, 2 or 5 times a power of ten, not below the value."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(one * power for one in (1, 2, 5, 10) if one * power >= value)
+
+
 def bars(
     values: Mapping[str, float],
     label: str,
@@ -137,21 +143,23 @@ def whisker(ratio: rig.Json, target: float | None) -> str:
 def curve(peers: Mapping[str, Sequence[rig.Json]], label: str, css: Mapping[str, str]) -> str:
     """CPU per request at each size, sizes at equal distances."""
     sizes = sorted({point["size"] for points in peers.values() for point in points})
-    most = max((point["cpu_us"] for points in peers.values() for point in points), default=1.0)
+    highest = max((point["cpu_us"] for points in peers.values() for point in points), default=1.0)
+    step_up = nice_step(highest / 4)
+    most = step_up * math.ceil(highest / step_up)
     top, tall = 8, 190
     step = (WIDTH - LEFT - RIGHT) / max(1, len(sizes) - 1)
 
     def at(point: rig.Json) -> tuple[float, float]:
         return (
             LEFT + step * sizes.index(point["size"]),
-            top + tall * (1 - point["cpu_us"] / (most * 1.1)),
+            top + tall * (1 - point["cpu_us"] / most),
         )
 
     parts = []
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        y = top + tall * (1 - share)
+    for number in range(round(most / step_up) + 1):
+        y = top + tall * (1 - number * step_up / most)
         parts.append(line(LEFT, y, WIDTH - RIGHT, y, "grid"))
-        parts.append(text(LEFT - 8, y + 4, figure(most * 1.1 * share), anchor="end", css="tick"))
+        parts.append(text(LEFT - 8, y + 4, f"{number * step_up:g}", anchor="end", css="tick"))
     for index, size in enumerate(sizes):
         x = LEFT + step * index
         parts.append(text(x, top + tall + 18, f"{size:,}", anchor="middle", css="tick"))

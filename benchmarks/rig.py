@@ -186,7 +186,9 @@ class Load:
             if line["event"] == kind:
                 return line
             if line["event"] == "report":
-                raise RunFailed(f"dp_load ended early: {line['failures']} {line['first_failures']}")
+                raise RunFailed(
+                    f"dp_load ended early: {line['failures']} {line['first_failures'][:1]}"
+                )
 
     def ask(self, word: str, kind: str) -> Json:
         """Says the word and waits for what it brings."""

@@ -623,6 +623,9 @@ static int open_listener(const char *text, struct sockaddr_storage *ret_address)
         dp_die(1, "socket:", strerror(errno));
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    /* Whatever address it has, nobody but this host is served. */
+    if (setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, "lo", 3) != 0)
+        dp_die(1, "cannot hold the socket to loopback:", strerror(errno));
     if (bind(fd, (struct sockaddr *)ret_address, len) != 0 || listen(fd, 4096) != 0)
         dp_die(1, "cannot listen:", strerror(errno));
     if (getsockname(fd, (struct sockaddr *)ret_address, &len) != 0)
