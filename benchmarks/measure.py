@@ -30,7 +30,7 @@ class Round:
     p50_us: float
     p99_us: float
     p999_us: float
-    held: bool  # the rate, where there was one
+    held: float  # the share of what was due that was sent and answered; 1 without a rate
     own_share: float  # of the proxy's CPU, by the scheduler's own count
     busy_share: float  # of the same, by the kernel's ticks: must agree with the one above
 
@@ -97,7 +97,7 @@ def measure(peer: Peer, work: Work, seconds: float, *options: str) -> Round:
         p50_us=latency["p50"],
         p99_us=latency["p99"],
         p999_us=latency["p999"],
-        held=told["unsent"] <= told["rate"] // 1000,
+        held=told["ok"] / (told["ok"] + told["unsent"]),
         own_share=spent / 1e9 / took,
         busy_share=busy / took,
     )

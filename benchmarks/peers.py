@@ -150,6 +150,7 @@ def _search_path() -> str:
 
 def envoy() -> str | None:
     """The program itself: the package's command is a Python script around it."""
+    importlib.invalidate_caches()  # it may have been installed a moment ago
     spec = importlib.util.find_spec("envoy")
     for folder in spec.submodule_search_locations or () if spec else ():
         if (found := Path(folder, "_bin", "envoy")).is_file():

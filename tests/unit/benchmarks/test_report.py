@@ -29,7 +29,7 @@ def scripts() -> Iterator[dict[str, ModuleType]]:
 def rounds(scripts: dict[str, ModuleType], *cpu_us: float, **more: Any) -> list[Any]:
     usual = {
         "requests": 100, "seconds": 1.0, "per_second": 100.0, "bytes_per_second": 1e6,
-        "p50_us": 100.0, "p99_us": 200.0, "p999_us": 300.0, "held": True,
+        "p50_us": 100.0, "p99_us": 200.0, "p999_us": 300.0, "held": 1.0,
         "own_share": 0.9, "busy_share": 0.9,
     }  # fmt: skip
     return [scripts["measure"].Round(cpu_us=one, **{**usual, **more}) for one in cpu_us]
@@ -71,7 +71,7 @@ def test_who_does_not_hold_the_rate_is_no_peer_to_beat(scripts: dict[str, Module
         "rate",
         dataplane=rounds(scripts, 20, p99_us=250.0),
         nginx=rounds(scripts, 30),
-        envoy=rounds(scripts, 10, held=False),
+        envoy=rounds(scripts, 10, held=0.8),
     )
     assert told["best"] == "nginx"
     assert told["misses"] == ["p99 250 us, not 200"]
