@@ -142,9 +142,14 @@ def chosen(told: str | None, known: Iterable[str]) -> list[str]:
 def run(names: Sequence[str], sections: Sequence[str], size: Size, quiet: bool) -> rig.Json:
     """All of it: the report."""
     telling = Telling(steps(names, sections, size), quiet=quiet)
-    rows = [
-        work_row(WORKS[section], names, size, telling) for section in sections if section in WORKS
-    ]
+    with contextlib.ExitStack() as stack:
+        upstream = stack.enter_context(rig.upstream(cpu=LOAD_CPU))
+        ours = Ours(stack)
+        rows = [
+            work_row(WORKS[section], names, size, telling, upstream, ours)
+            for section in sections
+            if section in WORKS
+        ]
     report: rig.Json = {
         "machine": rig.machine(),
         "size": asdict(size),
@@ -197,18 +202,40 @@ def setup_of(work: Work, upstream: int) -> Setup:
     )
 
 
-def work_row(work: Work, names: Sequence[str], size: Size, telling: Telling) -> rig.Json:
+class Ours:
+    """Mutable. Nothing of ours is tuned for a work: one process serves all of a protocol."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self._running: dict[tuple[Protocol, bool], Peer] = {}
+
+    def start(self, setup: Setup) -> Peer:
+        """The one that runs, or the first. Raises `NotBuilt` or `rig.RunFailed`."""
+        key = (setup.protocol, setup.logged)
+        if key not in self._running:
+            self._running[key] = peers.start(self._stack, OURS, setup)
+        return self._running[key]
+
+
+def work_row(
+    work: Work,
+    names: Sequence[str],
+    size: Size,
+    telling: Telling,
+    upstream: int,
+    ours: Ours,
+) -> rig.Json:
     """One work: starts all, checks all, goes round."""
     absent: dict[str, str] = {}
     failed: dict[str, str] = {}
     rounds: dict[str, list[Round]] = {}
     with contextlib.ExitStack() as stack:
-        upstream = stack.enter_context(rig.upstream(cpu=LOAD_CPU))
+        setup = setup_of(work, upstream)
         running: list[Peer] = []
         for name in names:
             telling.step(f"{work.name}: start {name}")
             with told_failure(name, absent, failed):
-                peer = peers.start(stack, name, setup_of(work, upstream))
+                peer = ours.start(setup) if name == OURS else peers.start(stack, name, setup)
                 if (wrong := check(peer, work)) is not None:
                     raise rig.RunFailed(f"wrong: {wrong}")
                 running.append(peer)

@@ -44,9 +44,9 @@ def add_verbs(
         "bench",
         parents=[common],
         help="load-test an app that runs here",
-        description="Puts load on an app that runs here and tells what came of it. Without --rate "
-        "each connection asks again as soon as it is answered; with it requests are sent when "
-        "they are due, however late the answers are, and timed from then.",
+        description="Puts load on an app that runs here, over HTTP/1.1, and tells what came of "
+        "it. Without --rate each connection asks again as soon as it is answered; with it requests "
+        "are sent when they are due, however late the answers are, and timed from then.",
         epilog="example: dataplane bench --app billing --rate 5000",
     )
     bench.add_argument("--app", type=app_name, required=True, metavar="NAME", help="the app")
