@@ -303,7 +303,7 @@ def misses(row: rig.Json, fair: Sequence[rig.Json]) -> list[str]:
     told = []
     for key, target in (("ratio", "target"), ("floor_ratio", "floor_target")):
         if row[key] and row[target] and row[key]["value"] > row[target]:
-            told.append(f"{key.replace('_', ' ')} {row[key]['value']:.2f}, not {row[target]:.2f}")
+            told.append(f"{key.replace('_', ' ')} {row[key]['value']:.3f}, not {row[target]:.2f}")
     ours = next((one for one in row["peers"] if one["name"] == OURS), None)
     if row["rate"] and ours and fair:
         if not ours["held"]:

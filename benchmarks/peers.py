@@ -193,7 +193,7 @@ def _dataplane(stack: contextlib.ExitStack, setup: Setup) -> Peer:
     except rig.RunFailed as problem:
         if "not supported yet" in str(problem):
             raise NotBuilt("not supported yet") from None
-        raise
+        raise rig.RunFailed(str(problem).strip().splitlines()[-1]) from None
     rig.wait_for_answer(port)
     supervisor = made.supervisor_pid()
     rig.hold(rig.tree(supervisor), PROXY_CPU)  # only now: a build may have all there is

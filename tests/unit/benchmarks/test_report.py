@@ -62,7 +62,7 @@ def test_the_best_peer_is_neither_ours_nor_the_floor(scripts: dict[str, ModuleTy
     )
     assert told["best"] == "nginx"
     assert told["ratio"]["value"] == 0.9
-    assert told["misses"] == ["ratio 0.90, not 0.80", "floor ratio 1.80, not 1.20"]
+    assert told["misses"] == ["ratio 0.900, not 0.80", "floor ratio 1.800, not 1.20"]
 
 
 def test_who_does_not_hold_the_rate_is_no_peer_to_beat(scripts: dict[str, ModuleType]) -> None:
