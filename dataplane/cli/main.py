@@ -40,6 +40,7 @@ MODULES: Final = {
     "keys": "keys",
     "image": "store",
     "demo": "demo",
+    "bench": "bench",
 }
 NOT_YET: Final = (
     "logs", "top", "supervisor",
