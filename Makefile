@@ -14,7 +14,8 @@ APP ?= billing
 export DATAPLANE_WERROR ?= 1
 
 C_SOURCES := $(wildcard native/src/*.c native/src/*.h native/include/*.h)
-C_FORMATTED := $(C_SOURCES) $(wildcard native/test/*.[ch] native/fuzz/*.[ch] benchmarks/load/*.[ch])
+LOAD_SOURCES := $(wildcard native/load/*.[ch])
+C_FORMATTED := $(C_SOURCES) $(LOAD_SOURCES) $(wildcard native/test/*.[ch] native/fuzz/*.[ch] benchmarks/load/*.[ch])
 PY_FORMATTED := $(wildcard dataplane tests benchmarks)
 
 .DEFAULT_GOAL := help
@@ -48,6 +49,7 @@ lint: setup ## ruff, mypy --strict, import rules, clang-format, gcc -fanalyzer w
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/clang-format --dry-run --Werror $(C_FORMATTED)
 	@$(MAKE) --no-print-directory -C native lint
+	@$(MAKE) --no-print-directory -C benchmarks/load lint
 
 # A copy of the tree with a sanitised library in it, so that the normal one stays as it is. The
 # interpreter itself is not sanitised: what it never frees is not our leak. Only tests that drive the
@@ -71,11 +73,11 @@ fuzz: setup ## run each fuzz target for FUZZ_SECONDS (60), and the properties on
 	@$(MAKE) --no-print-directory -C native fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
 	@$(BIN)/pytest -q --hypothesis-profile=search tests/property tests/unit/image/test_config_fuzz.py
 
-bench: setup ## measure: beside the peers in one run, swaps under load, a hundred apps
-	@$(MAKE) --no-print-directory -C benchmarks/load
-	@$(BIN)/python benchmarks/compare.py
-	@$(BIN)/python benchmarks/swap.py
-	@$(BIN)/python benchmarks/many.py
+BENCH ?=
+bench: setup ## measure beside the peers, swaps under load, a hundred apps; BENCH=--quick for a short run
+	@$(BIN)/python benchmarks/bench.py $(BENCH)
+	@$(BIN)/python benchmarks/swap.py $(filter --quick,$(BENCH))
+	@$(BIN)/python benchmarks/many.py $(filter --quick,$(BENCH))
 
 check: ## what CI runs
 	@./.ci/run
@@ -83,6 +85,7 @@ check: ## what CI runs
 clean: ## remove all that was built, .venv included
 	@$(MAKE) --no-print-directory -C native clean 2>/dev/null || true
 	@$(MAKE) --no-print-directory -C benchmarks/load clean 2>/dev/null || true
+	@rm -f dataplane/cli/dp_load
 	@rm -rf $(VENV) $(BUILD) dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	@find dataplane -name '*.so' -delete
 	@find dataplane tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
@@ -120,7 +123,7 @@ $(STAMPS)/tools: pyproject.toml $(STAMPS)/venv
 
 # The whole package where its description changed, the library alone where only C did. One at a
 # time: two that build in one folder would link each other's half-written objects.
-$(LIBRARY): $(C_SOURCES) native/src native/include pyproject.toml dataplane/engine/_build.py $(STAMPS)/tools
+$(LIBRARY): $(C_SOURCES) $(LOAD_SOURCES) native/src native/include native/load pyproject.toml dataplane/engine/_build.py $(STAMPS)/tools
 	@mkdir -p $(BUILD)
 	@if [ -n "$(filter-out native/%,$?)" ]; then \
 	    echo "setup: the package, editable, with its C library"; \

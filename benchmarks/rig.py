@@ -44,7 +44,7 @@ class RunFailed(Exception):
 
 
 def build_tools() -> None:
-    """Builds dp_load and dp_upstream if they are not up to date."""
+    """Builds dp_load, dp_upstream and dp_floor if they are not up to date."""
     made = subprocess.run(
         ["make", "--no-print-directory", "-C", str(HERE / "load")], capture_output=True, text=True
     )
@@ -57,6 +57,17 @@ def pinned(command: Sequence[str], cpu: int | None) -> list[str]:
     if cpu is None or cpu not in os.sched_getaffinity(0):
         return list(command)
     return ["taskset", "--cpu-list", str(cpu), *command]
+
+
+def hold(pids: Sequence[int], cpu: int) -> None:
+    """Holds processes that run, with all their threads and whatever they start, to one CPU."""
+    if cpu not in os.sched_getaffinity(0):
+        return
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with contextlib.suppress(OSError):
+                    os.sched_setaffinity(int(task), {cpu})
 
 
 def end(child: subprocess.Popen[Any]) -> int:
@@ -91,18 +102,34 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def upstream(*options: str, cpu: int | None = None) -> Iterator[int]:
-    """A dp_upstream, and the port it serves on."""
-    command = pinned([str(TOOLS / "dp_upstream"), "--end-with-parent", *options], cpu)
+def _tool(name: str, *options: str, cpu: int | None) -> Iterator[Json]:
+    """A program that serves and says where, in its first line."""
+    command = pinned([str(TOOLS / name), "--end-with-parent", *options], cpu)
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout is not None
         first = child.stdout.readline()
         if not first:
-            raise RunFailed("dp_upstream did not start")
-        yield int(json.loads(first)["port"])
+            raise RunFailed(f"{name} did not start")
+        told: Json = json.loads(first)
+        yield told
     finally:
         end(child)
+
+
+@contextlib.contextmanager
+def upstream(*options: str, cpu: int | None = None) -> Iterator[int]:
+    """A dp_upstream, and the port it serves on."""
+    with _tool("dp_upstream", *options, cpu=cpu) as told:
+        yield int(told["port"])
+
+
+@contextlib.contextmanager
+def floor(upstream_port: int, *options: str, cpu: int | None = None) -> Iterator[tuple[int, int]]:
+    """A dp_floor before that upstream: its port and pid."""
+    words = ("--upstream", f"127.0.0.1:{upstream_port}", *options)
+    with _tool("dp_floor", *words, cpu=cpu) as told:
+        yield int(told["port"]), int(told["pid"])
 
 
 class Load:
@@ -161,7 +188,9 @@ class Load:
             if line["event"] == kind:
                 return line
             if line["event"] == "report":
-                raise RunFailed(f"dp_load ended early: {line['failures']} {line['first_failures']}")
+                raise RunFailed(
+                    f"dp_load ended early: {line['failures']} {line['first_failures'][:1]}"
+                )
 
     def ask(self, word: str, kind: str) -> Json:
         """Says the word and waits for what it brings."""
@@ -259,9 +288,13 @@ class Dataplane:
     def config(self, app: str, *, port: int, upstream_port: int, mark: str | None) -> None:
         """Writes the app's file: all requests to the upstream, answers marked where asked."""
         edits = "" if mark is None else f'response_headers: {{set: {{x-mark: "{mark}"}}}}'
+        text = filled("dataplane.yaml", APP=app, PORT=port, UPSTREAM=upstream_port, EDITS=edits)
+        self.write(app, text)
+
+    def write(self, app: str, text: str) -> None:
+        """Writes the app's file as it is given."""
         apps = self.folder / "configs" / "apps"
         apps.mkdir(parents=True, exist_ok=True)
-        text = filled("dataplane.yaml", APP=app, PORT=port, UPSTREAM=upstream_port, EDITS=edits)
         (apps / f"{app}.yaml").write_text(text)
 
     def build(self, app: str = APP) -> str:
@@ -356,10 +389,14 @@ def dataplane(cpu: int | None = None) -> Iterator[Dataplane]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_for_answer(port: int, seconds: float = 30.0) -> int:
-    """When the port first answered 200 (CLOCK_MONOTONIC, ns)."""
+def wait_for_answer(
+    port: int, seconds: float = 30.0, child: subprocess.Popen[Any] | None = None
+) -> int:
+    """When the port first answered 200 (CLOCK_MONOTONIC, ns). `child`: whose port it is."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
+        if child is not None and child.poll() is not None:
+            raise RunFailed(f"it exits {child.returncode}")
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as s:
             s.sendall(b"GET /b/128 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
             if s.recv(4096).startswith(b"HTTP/1.1 200 "):
@@ -454,11 +491,12 @@ def memory_kb(pid: int) -> dict[str, int]:
     return {line.split(":")[0]: int(line.split()[1]) for line in lines}
 
 
-def take_precedence() -> None:
-    """Puts this session before others on the machine, where that is allowed: `nice` does not hold
-    between sessions while the scheduler groups by session."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text("-20")
+def take_precedence(pids: Sequence[int] = ()) -> None:
+    """Puts this session, or those of the processes, before others on the machine, where that is
+    allowed: `nice` does not hold between sessions while the scheduler groups by session."""
+    for name in map(str, pids) if pids else ("self",):
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{name}/autogroup").write_text("-20")
 
 
 def machine() -> Json:

@@ -3,10 +3,10 @@
  * anybody: it has no deadlines and no limits but those of its buffers.
  *
  *   /b/N  N bytes with content-length      /c/N  N bytes chunked      /u/N  N bytes until close
- *   /fault/KIND  see fault_names           /stats  counters as JSON   anything else: as /b/128
+ *   /fault/KIND  see fault_names           /stats  counters as JSON
+ *   /head  the request's head as it came   anything else: as /b/128
  *
  * A request's x-token comes back in the answer, and turns its body (see dp_bench.h). */
-#define _GNU_SOURCE
 #include "dp_bench.h"
 
 #include <errno.h>
@@ -97,7 +97,10 @@ typedef struct server {
     int listener;
     int signals;
     const char *mark;
+    bool never_close;
     char *pattern;
+    char seen[IN_MAX]; /* the head of the last request for /head */
+    size_t seen_len;
     fault fault;
     uint64_t fault_at;
     char date[40];
@@ -287,6 +290,15 @@ static void answer_stats(server *s, conn *c)
     answer_text(s, c, text);
 }
 
+/* The head that was asked with; nobody else asks for it before it is written. */
+static void answer_seen(server *s, conn *c)
+{
+    c->close_after = c->wants_close;
+    answer_head(s, c, 200, FRAME_LENGTH, s->seen_len);
+    c->body = s->seen;
+    c->body_len = s->seen_len;
+}
+
 static void answer_wrongly(server *s, conn *c, fault kind)
 {
     s->faults++;
@@ -363,6 +375,10 @@ static void answer(server *s, conn *c)
     }
     if (strcmp(c->path, "/stats") == 0) {
         answer_stats(s, c);
+        return;
+    }
+    if (strcmp(c->path, "/head") == 0) {
+        answer_seen(s, c);
         return;
     }
     if (c->path[0] == '/' && c->path[1] != '\0' && c->path[2] == '/') {
@@ -516,6 +532,12 @@ static bool process(server *s, conn *c)
                 conn_close(s, c, false);
                 return false;
             }
+            if (strcmp(c->path, "/head") == 0) {
+                s->seen_len = (size_t)(end - (c->in + at));
+                memcpy(s->seen, c->in + at, s->seen_len);
+            }
+            if (s->never_close)
+                c->wants_close = false;
             at = (size_t)(end + 4 - c->in);
             done = c->phase == IN_HEAD;
         } else {
@@ -601,6 +623,9 @@ static int open_listener(const char *text, struct sockaddr_storage *ret_address)
         dp_die(1, "socket:", strerror(errno));
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    /* Whatever address it has, nobody but this host is served. */
+    if (setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, "lo", 3) != 0)
+        dp_die(1, "cannot hold the socket to loopback:", strerror(errno));
     if (bind(fd, (struct sockaddr *)ret_address, len) != 0 || listen(fd, 4096) != 0)
         dp_die(1, "cannot listen:", strerror(errno));
     if (getsockname(fd, (struct sockaddr *)ret_address, &len) != 0)
@@ -624,7 +649,7 @@ static void watch(server *s, int fd, void *what)
 static void usage(FILE *to)
 {
     fputs("usage: dp_upstream [--listen 127.0.0.1:0] [--mark TEXT] [--fault KIND --fault-at N]\n"
-          "                   [--end-with-parent]\n"
+          "                   [--never-close] [--end-with-parent]\n"
           "Prints its port as JSON, serves until SIGTERM, prints its counters.\n"
           "example: dp_upstream --listen 127.0.0.1:9001 --mark blue\n",
           to);
@@ -633,13 +658,10 @@ static void usage(FILE *to)
 static const char *read_options(server *s, int argc, char **argv)
 {
     static const struct option options[] = {
-        {"listen", required_argument, NULL, 'l'},
-        {"mark", required_argument, NULL, 'm'},
-        {"fault", required_argument, NULL, 'f'},
-        {"fault-at", required_argument, NULL, 'n'},
-        {"end-with-parent", no_argument, NULL, 'p'},
-        {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0},
+        {"listen", required_argument, NULL, 'l'}, {"mark", required_argument, NULL, 'm'},
+        {"fault", required_argument, NULL, 'f'},  {"fault-at", required_argument, NULL, 'n'},
+        {"never-close", no_argument, NULL, 'k'},  {"end-with-parent", no_argument, NULL, 'p'},
+        {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0},
     };
     const char *listen_at = "127.0.0.1:0";
     int option;
@@ -653,6 +675,8 @@ static const char *read_options(server *s, int argc, char **argv)
         } else if (option == 'n' &&
                    dp_parse_number(optarg, strlen(optarg), 10, UINT64_MAX, &s->fault_at)) {
             continue;
+        } else if (option == 'k') {
+            s->never_close = true;
         } else if (option == 'p') {
             prctl(PR_SET_PDEATHSIG, SIGTERM);
         } else {
@@ -672,7 +696,7 @@ int main(int argc, char **argv)
     static const struct rlimit files = {.rlim_cur = 20000, .rlim_max = 20000};
     struct sockaddr_storage address;
     struct epoll_event events[EVENTS];
-    server s = {.epoll = -1};
+    static server s = {.epoll = -1}; /* too large for a stack */
     sigset_t ends;
     const char *listen_at = read_options(&s, argc, argv);
     sigemptyset(&ends);

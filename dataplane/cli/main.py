@@ -42,6 +42,7 @@ MODULES: Final = {
     "keys": "keys",
     "image": "store",
     "demo": "demo",
+    "bench": "bench",
 }
 NOT_YET: Final = ("supervisor",)
 

@@ -11,13 +11,16 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from dataplane.cli.folders import Folders, app_name, find_folders
 from dataplane.cli.keys import ensure_keys
 from dataplane.cli.resolvers import add_resolver_flag, resolver_words, resolvers
 from dataplane.model.errors import ControlError, LaunchError
 from dataplane.model.names import AppName
+
+if TYPE_CHECKING:
+    from dataplane.supervisor.report import ReadyApp
 
 # How a line of the supervisor's log begins that tells an event, and no error.
 _EVENT_LINE: Final = re.compile(r"\d{4}-\d\d-\d\dT")
@@ -165,8 +168,8 @@ def _start(
     from dataplane.supervisor.heartbeat import HANG_SECONDS
     from dataplane.supervisor.main import Options, run_supervisor
 
-    def tell_ready(reports: Sequence[dict[str, Any]]) -> None:
-        for line in ready_lines(reports, as_json=args.json):
+    def tell_ready(apps: Sequence[ReadyApp]) -> None:
+        for line in ready_lines(apps, as_json=args.json):
             print(line)
         sys.stdout.flush()
         if args.detached:  # whoever waits for us sees the end of what we say
@@ -188,18 +191,16 @@ def _start(
     )
 
 
-def ready_lines(reports: Sequence[dict[str, Any]], *, as_json: bool) -> list[str]:
+def ready_lines(apps: Sequence[ReadyApp], *, as_json: bool) -> list[str]:
     """One line for each app that serves."""
     lines = []
-    for report in reports:
-        addresses = [address["bind"] for address in report["addresses"]]
-        image = report["generations"][-1]["image"]
+    for one in apps:
         if as_json:
-            told = {"app": report["app"], "addresses": addresses, "image": image}
+            told = {"app": one.app, "addresses": one.addresses, "image": one.image}
             lines.append(json.dumps({"ready": True, **told, "pid": os.getpid()}))
         else:
             lines.append(
-                f"ready app={report['app']} address={','.join(addresses)} image={image} "
+                f"ready app={one.app} address={','.join(one.addresses)} image={one.image} "
                 f"pid={os.getpid()}"
             )
     return lines or [json.dumps({"ready": True, "pid": os.getpid()}) if as_json

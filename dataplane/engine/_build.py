@@ -1,4 +1,5 @@
-"""Builds the C library as `dataplane.engine._native`: a setuptools command around cffi's API mode.
+"""Builds the C library as `dataplane.engine._native`: a setuptools command around cffi's API mode,
+and beside it the load generator, a program of its own that no worker ever loads.
 
 What Python may call is cut from native/include/dp.h as it stands, so the header stays the single
 source. The result depends on the sources alone (never on the folder, the day or the flags that
@@ -30,6 +31,8 @@ from setuptools.errors import SetupError
 HEADER: Final = Path("native/include/dp.h")
 INCLUDES: Final = ("native/include", "native/src")
 SOURCES: Final = Path("native/src")
+LOAD_SOURCES: Final = Path("native/load")
+LOAD_PROGRAM: Final = "dp_load"  # of the package dataplane.cli, which is not in an image's code
 
 _CDEF: Final = re.compile(r"/\* cdef: begin \*/\n(.*?)/\* cdef: end \*/", re.DOTALL)
 
@@ -74,14 +77,22 @@ def read_cdef(header: Path) -> str:
 
 def native_sources() -> list[str]:
     """Our own C files, in one order on every machine: it is the order they are linked in."""
-    sources = sorted(str(path) for path in SOURCES.glob("*.c"))
+    return _sources(SOURCES)
+
+
+def _sources(folder: Path) -> list[str]:
+    sources = sorted(str(path) for path in folder.glob("*.c"))
     if not sources:
-        raise SetupError(f"{SOURCES.absolute()}: no C sources there")
+        raise SetupError(f"{folder.absolute()}: no C sources there")
     return sources
 
 
 class build_ext(_build_ext):
     """Compiles native/src/*.c and cffi's glue, each with its own flags, into one library."""
+
+    def run(self) -> None:
+        super().run()
+        self._build_load()
 
     def build_extension(self, ext: Extension) -> None:
         temp = Path(self.build_temp)
@@ -97,11 +108,11 @@ class build_ext(_build_ext):
         self.compiler.set_executables(
             compiler_so=[*cc, *COMPILE_FLAGS, *prefix_maps(temp), *sanitize, *extra],
             linker_so=[*cc, *LINK_FLAGS, *sanitize, *shlex.split(os.environ.get("LDFLAGS", ""))],
+            linker_exe=[*cc, "-pie", *sanitize, *shlex.split(os.environ.get("LDFLAGS", ""))],
         )
-        warnings = WARNINGS if os.environ.get("DATAPLANE_WERROR") == "1" else ("-Wall",)
         sources = native_sources()
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            compiled = pool.map(lambda source: self._compile(source, warnings), sources)
+            compiled = pool.map(lambda source: self._compile(source, warnings()), sources)
             glue_object = self._compile(str(glue), ("-Wno-unused-parameter",))
             ext.extra_objects = [*compiled, glue_object]
 
@@ -127,6 +138,17 @@ class build_ext(_build_ext):
         ffi.set_source(name, f'#include "{HEADER.name}"\n')
         ffi.emit_c_code(str(target))
 
+    def _build_load(self) -> None:
+        """The load generator, in the folder of the package that starts it."""
+        folder = Path("dataplane/cli") if self.inplace else Path(self.build_lib, "dataplane/cli")
+        folder.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            sources = _sources(LOAD_SOURCES)
+            objects = list(pool.map(lambda source: self._compile(source, warnings()), sources))
+        fresh = f".{LOAD_PROGRAM}.new"
+        self.compiler.link_executable(objects, fresh, output_dir=str(folder))
+        (folder / fresh).replace(folder / LOAD_PROGRAM)
+
     def _compile(self, source: str, flags: tuple[str, ...]) -> str:
         (result,) = self.compiler.compile(
             [source],
@@ -135,6 +157,11 @@ class build_ext(_build_ext):
             extra_postargs=list(flags),
         )
         return str(result)
+
+
+def warnings() -> tuple[str, ...]:
+    """All of them, as errors, where that is asked: a compiler of tomorrow may warn of more."""
+    return WARNINGS if os.environ.get("DATAPLANE_WERROR") == "1" else ("-Wall",)
 
 
 def prefix_maps(temp: Path) -> list[str]:

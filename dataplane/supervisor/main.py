@@ -14,7 +14,6 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import uvloop
 
@@ -38,6 +37,7 @@ from dataplane.supervisor.log_watch import LogWatch
 from dataplane.supervisor.logs import Logs
 from dataplane.supervisor.names import AppNames
 from dataplane.supervisor.planning import Planning
+from dataplane.supervisor.report import ReadyApp, ready_app
 from dataplane.supervisor.resolver import Resolver
 from dataplane.supervisor.rollouts import Rollouts
 from dataplane.supervisor.secrets import Secrets
@@ -58,7 +58,7 @@ class Options:
     environment: Mapping[str, str]
     apps: tuple[AppName, ...]  # empty: all
     build: bool  # from the config folder, also what served before
-    tell_ready: Callable[[Sequence[dict[str, Any]]], None]  # given each app's report
+    tell_ready: Callable[[Sequence[ReadyApp]], None]  # of the apps that serve
     resolvers: tuple[tuple[str, int], ...] = ()  # address and port; none: the host's own
     hang_seconds: float = HANG_SECONDS
     allow_faults: bool = False  # for tests: askers may have workers fail on purpose
@@ -269,9 +269,9 @@ class _Supervisor:
         for failed in errors:
             print(f"dataplane: {failed}", file=sys.stderr)
         self._desk.standing = Standing.UP
-        reports = [self._desk.report(rolling.app.name) for rolling in rollings]
-        reports.sort(key=lambda report: str(report["app"]))
-        self._options.tell_ready([report for report in reports if report["generations"]])
+        ready = [ready_app(rolling.app) for rolling in rollings]
+        serving = [told for told in ready if told is not None]
+        self._options.tell_ready(sorted(serving, key=lambda told: told.app))
 
     def _begin(self, wishes: Mapping[AppName, Wish], errors: list[Exception]) -> list[Rollout]:
         rollings = []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any, Final
 
 from dataplane.control.messages import Seal
 from dataplane.model.lifecycle import Life
+from dataplane.model.names import AppName, Digest
 from dataplane.supervisor.fleet import App, AppGeneration, WorkerSlot
 from dataplane.supervisor.staleness import Staleness
 from dataplane.supervisor.wanted import WantedApp
@@ -33,6 +35,23 @@ def app_report(app: App, wanted: WantedApp, staleness: Staleness) -> dict[str, A
         "generations": [_generation(one, staleness) for one in app.generations],
         **({"error": error} if (error := app_error(app)) is not None else {}),
     }
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyApp:
+    """What is told of an app once it serves."""
+
+    app: AppName
+    addresses: tuple[str, ...]
+    image: Digest
+
+
+def ready_app(app: App) -> ReadyApp | None:
+    """None where it does not serve. Costs no look at any process: a host has many apps."""
+    if app.serving is None:
+        return None
+    binds = tuple(bind for _, bind in app.serving.lent.addresses)
+    return ReadyApp(app=app.name, addresses=binds, image=app.serving.image.digest)
 
 
 def app_state(app: App, wanted: WantedApp) -> str:

@@ -286,3 +286,68 @@ def test_wrong_usage_exits_64_and_says_how(words: tuple[str, ...]) -> None:
     assert ran.returncode == 64
     assert "usage: dp_load" in ran.stderr
     assert not ran.stdout
+
+
+def test_what_was_due_and_not_sent_counts_with_how_long_it_waited(serve: Serve) -> None:
+    """Nothing answers half a million requests a second on one connection. A generator that timed
+    only what it sent would call that fast."""
+    words = ("--connections", "1", "--rate", "500000", "--seconds", "1")
+    report = load(serve().address, *words)
+    assert (report["failed"], report["rate"]) == (0, 500000)
+    assert report["unsent"] > 0
+    assert abs(report["requests"] + report["unsent"] - 500000) <= 1
+    assert report["latency_us"]["p50"] > 100_000
+
+
+def test_a_connection_that_ends_is_opened_anew_where_that_is_asked(serve: Serve) -> None:
+    upstream = serve()
+    words = ("--reopen", "--path", "/u/100", "--requests", "200", "--connections", "4")
+    report = load(upstream.address, *words)
+    assert (report["ok"], report["failed"]) == (200, 0)
+    assert 200 <= report["connects"] <= 204
+
+
+def test_nobody_there_ends_a_run_that_opens_anew() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    report = load(f"127.0.0.1:{port}", "--reopen", code=1)
+    assert report["ok"] == 0
+    assert report["failures"]["connect_refused"] >= 1000
+
+
+def test_clients_are_spread_over_loopback() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as listener:
+        words = ("--connections", "8", "--sources", "8", "--timeout-ms", "300", "--requests", "8")
+        report = load(f"127.0.0.1:{listener.getsockname()[1]}", *words, "--keep-going", code=1)
+        peers = set()
+        for _ in range(8):
+            client, (host, _) = listener.accept()
+            client.close()
+            peers.add(host)
+    assert report["connects"] == 8
+    assert len(peers) == 8
+    assert all(host.startswith("127.") for host in peers)
+
+
+def test_a_unix_socket_is_an_address_too(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        words = ("--connections", "1", "--timeout-ms", "300", "--requests", "1")
+        report = load(f"unix:{path}", *words, code=1)
+        assert report["connects"] == 1
+
+
+def test_progress_is_told_each_second(serve: Serve) -> None:
+    ran = subprocess.run(
+        [LOAD, "--address", serve().address, "--progress", "--rate", "100", "--seconds", "2"],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        stdin=subprocess.DEVNULL,
+    )
+    lines = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert lines[0]["event"] == "progress"
+    assert lines[0]["ok"] > 50
+    assert lines[-1]["event"] == "report"

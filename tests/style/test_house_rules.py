@@ -37,7 +37,7 @@ ONLY_IN: Final[dict[str, str | tuple[str, ...]]] = {
 PYTHON: Final = sorted((ROOT / "dataplane").rglob("*.py"))
 NATIVE: Final = sorted(
     path
-    for folder in ("include", "src", "test", "fuzz")
+    for folder in ("include", "src", "load", "test", "fuzz")
     for path in (ROOT / "native" / folder).glob("*.[ch]")
 )
 

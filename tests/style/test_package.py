@@ -63,13 +63,22 @@ def test_same_sources_in_another_folder_give_the_same_library(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_load_generator_is_in_the_package_and_may_be_run(tmp_path: Path) -> None:
+    wheel = build_package(copy_tree(tmp_path / "tree"), "wheel")
+    with zipfile.ZipFile(wheel) as packed:
+        mode = packed.getinfo("dataplane/cli/dp_load").external_attr >> 16
+    assert mode & 0o111 == 0o111
+
+
+@pytest.mark.slow
 def test_source_distribution_carries_the_c_sources(tmp_path: Path) -> None:
     packed = build_package(copy_tree(tmp_path / "tree"), "sdist")
     with tarfile.open(packed) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
     native = {
         f"native/{path.relative_to(ROOT / 'native')}"
-        for folder in ("include", "src")
+        for folder in ("include", "src", "load")
         for path in (ROOT / "native" / folder).glob("*.[ch]")
     }
     assert native

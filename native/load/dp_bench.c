@@ -1,5 +1,4 @@
 /* What the load generator and the upstream server share. See dp_bench.h. */
-#define _GNU_SOURCE
 #include "dp_bench.h"
 
 #include <arpa/inet.h>
@@ -8,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/un.h>
 #include <time.h>
 
 static const char alphabet[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_";
@@ -53,8 +53,23 @@ bool dp_parse_number(const char *text, size_t len, unsigned base, uint64_t max, 
     return true;
 }
 
+static bool parse_unix(const char *path, struct sockaddr_storage *ret_address, socklen_t *ret_len)
+{
+    struct sockaddr_un *un = (struct sockaddr_un *)ret_address;
+    size_t len = strlen(path);
+    if (len == 0 || len >= sizeof un->sun_path)
+        return false;
+    memset(ret_address, 0, sizeof *ret_address);
+    un->sun_family = AF_UNIX;
+    memcpy(un->sun_path, path, len);
+    *ret_len = sizeof *un;
+    return true;
+}
+
 bool dp_parse_address(const char *text, struct sockaddr_storage *ret_address, socklen_t *ret_len)
 {
+    if (strncmp(text, "unix:", 5) == 0)
+        return parse_unix(text + 5, ret_address, ret_len);
     const char *colon = strrchr(text, ':');
     char host[64];
     uint64_t port = 0;

@@ -30,10 +30,19 @@ typedef struct failure {
     char detail[64];
 } failure;
 
+/* Latencies in ns. */
+typedef struct latencies {
+    uint64_t counts[DP_BUCKETS];
+    uint64_t len, sum, max;
+} latencies;
+
 typedef struct tally {
-    bool counts_marks, tells_marks;
+    bool counts_marks, tells_marks, tells_progress;
     uint64_t start;
-    uint64_t issued, ok, failed, connects, open, bytes_in;
+    uint64_t issued, ok, failed, connects, open, bytes_in, bytes_out;
+    uint64_t statuses[6]; /* whole answers by class: [2] is 2xx */
+    uint64_t rate;        /* asked for; 0: none */
+    uint64_t unsent;      /* were due by the rate, and never sent */
     uint64_t kinds[OUTCOMES];
     failure told[DP_TOLD_MAX];
     size_t told_len;
@@ -43,13 +52,18 @@ typedef struct tally {
     size_t last_mark_len;
     bool has_last_mark;
     uint64_t last_answer, longest_gap, longest_gap_at;
-    uint64_t latency_max, latency_sum;
-    uint64_t histogram[DP_BUCKETS];
+    latencies latencies; /* of the run */
+    latencies recent;    /* since the last line of progress */
+    uint64_t recent_start, recent_failed;
     uint64_t round, round_ok, round_failed, round_start;
 } tally;
 
-/* Counts a whole and right answer, whose request began at since (dp_now_ns). */
+/* Counts a whole and right answer, whose request began (or was due) at since (dp_now_ns). */
 void dp_tally_answer(tally *t, uint64_t since, const answer *a);
+
+/* Counts requests that were due by the rate and never sent, each with how long it had waited: what
+ * a server kept from being asked is not left out of its latencies. */
+void dp_tally_unsent(tally *t, uint64_t waited, uint64_t count);
 
 /* Counts a failure; the first few are kept with the detail. */
 void dp_tally_failure(tally *t, outcome kind, uint32_t connection, uint64_t answers_before,
@@ -61,6 +75,8 @@ void dp_tally_begin_round(tally *t);
 /* One line each. */
 void dp_tally_print_round(const tally *t);
 void dp_tally_print_status(const tally *t);
+/* How it went since the last such line. */
+void dp_tally_print_progress(tally *t);
 void dp_tally_print_report(const tally *t, const char *mode, const char *address,
                            uint64_t connections);
 

@@ -25,7 +25,7 @@ char *dp_pattern_new(size_t len);
 bool dp_parse_number(const char *text, size_t len, unsigned base, uint64_t max,
                      uint64_t *ret_value);
 
-/* Reads 127.0.0.1:80 or [::1]:80; false for anything else. */
+/* Reads 127.0.0.1:80, [::1]:80 or unix:/path; false for anything else. */
 bool dp_parse_address(const char *text, struct sockaddr_storage *ret_address, socklen_t *ret_len);
 
 /* CLOCK_MONOTONIC in nanoseconds: the same clock as Python's time.monotonic_ns(). */

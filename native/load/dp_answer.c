@@ -1,5 +1,4 @@
 /* Reads answers strictly and judges them. See dp_answer.h. */
-#define _GNU_SOURCE
 #include "dp_answer.h"
 
 #include "dp_bench.h"
@@ -120,6 +119,7 @@ static outcome read_head(const expected *e, const answer *a, head *h, const char
 /* Whether the head is that of the answer we asked for; sets how its body is read. */
 static outcome judge_head(const expected *e, answer *a, const head *h)
 {
+    a->status = (uint16_t)h->status;
     bool bodiless = h->status == 204 || h->status == 304 || e->no_body;
     if (e->status != DP_ANY_STATUS && h->status != e->status)
         return BAD_STATUS;

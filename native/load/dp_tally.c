@@ -1,5 +1,4 @@
 /* What happened in a run, and its lines of JSON. See dp_tally.h. */
-#define _GNU_SOURCE
 #include "dp_tally.h"
 
 #include "dp_bench.h"
@@ -27,19 +26,25 @@ static uint64_t bucket_value(size_t bucket)
     return from + ((uint64_t)1 << shift) / 2;
 }
 
-static double percentile_us(const tally *t, double share)
+static void count(latencies *l, uint64_t took, uint64_t times)
 {
-    uint64_t total = 0;
-    for (size_t i = 0; i < DP_BUCKETS; i++)
-        total += t->histogram[i];
-    uint64_t rank = (uint64_t)(share * (double)total);
+    l->counts[bucket_of(took)] += times;
+    l->len += times;
+    l->sum += took * times;
+    if (took > l->max)
+        l->max = took;
+}
+
+static double percentile_us(const latencies *l, double share)
+{
+    uint64_t rank = (uint64_t)(share * (double)l->len);
     uint64_t sum = 0;
     for (size_t i = 0; i < DP_BUCKETS; i++) {
-        sum += t->histogram[i];
-        if (sum > rank && bucket_value(i) < t->latency_max)
+        sum += l->counts[i];
+        if (sum > rank && bucket_value(i) < l->max)
             return (double)bucket_value(i) / 1e3;
     }
-    return (double)t->latency_max / 1e3;
+    return (double)l->max / 1e3;
 }
 
 static void count_mark(marks *m, span text)
@@ -93,25 +98,32 @@ void dp_tally_answer(tally *t, uint64_t since, const answer *a)
     uint64_t now = dp_now_ns();
     uint64_t took = now - since;
     uint64_t gap = now - t->last_answer;
-    t->histogram[bucket_of(took)]++;
-    t->latency_sum += took;
-    if (took > t->latency_max)
-        t->latency_max = took;
+    count(&t->latencies, took, 1);
+    if (t->tells_progress)
+        count(&t->recent, took, 1);
     if (gap > t->longest_gap) {
         t->longest_gap = gap;
         t->longest_gap_at = now - t->start;
     }
     t->last_answer = now;
     t->bytes_in += a->seen;
+    t->statuses[a->status / 100]++;
     t->ok++;
     t->round_ok++;
     note_mark(t, (span){a->mark, a->mark_len});
+}
+
+void dp_tally_unsent(tally *t, uint64_t waited, uint64_t times)
+{
+    t->unsent += times;
+    count(&t->latencies, waited, times);
 }
 
 void dp_tally_failure(tally *t, outcome kind, uint32_t connection, uint64_t answers_before,
                       const char *detail)
 {
     t->failed++;
+    t->recent_failed++;
     t->round_failed++;
     t->kinds[kind]++;
     if (t->told_len == DP_TOLD_MAX)
@@ -188,6 +200,22 @@ void dp_tally_print_status(const tally *t)
     fflush(stdout);
 }
 
+void dp_tally_print_progress(tally *t)
+{
+    uint64_t now = dp_now_ns();
+    double seconds = (double)(now - t->recent_start) / 1e9;
+    printf("{\"event\": \"progress\", \"seconds\": %.3f, \"requests_per_second\": %.1f, "
+           "\"ok\": %" PRIu64 ", \"failed\": %" PRIu64 ", \"open\": %" PRIu64
+           ", \"p50_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f}\n",
+           (double)(now - t->start) / 1e9, (double)t->recent.len / seconds, t->recent.len,
+           t->recent_failed, t->open, percentile_us(&t->recent, 0.5),
+           percentile_us(&t->recent, 0.99), (double)t->recent.max / 1e3);
+    fflush(stdout);
+    memset(&t->recent, 0, sizeof t->recent);
+    t->recent_failed = 0;
+    t->recent_start = now;
+}
+
 void dp_tally_print_report(const tally *t, const char *mode, const char *address,
                            uint64_t connections)
 {
@@ -198,13 +226,18 @@ void dp_tally_print_report(const tally *t, const char *mode, const char *address
            ", \"requests\": %" PRIu64 ", \"ok\": %" PRIu64 ", \"failed\": %" PRIu64 ", ",
            connections, t->connects, t->open, t->issued, t->ok, t->failed);
     print_failures(t);
-    printf(", \"seconds\": %.3f, \"requests_per_second\": %.1f, \"bytes_in\": %" PRIu64, seconds,
-           (double)t->ok / seconds, t->bytes_in);
+    printf(", \"statuses\": {\"2xx\": %" PRIu64 ", \"3xx\": %" PRIu64 ", \"4xx\": %" PRIu64
+           ", \"5xx\": %" PRIu64 "}",
+           t->statuses[2], t->statuses[3], t->statuses[4], t->statuses[5]);
+    printf(", \"seconds\": %.3f, \"requests_per_second\": %.1f, \"rate\": %" PRIu64
+           ", \"unsent\": %" PRIu64 ", \"bytes_in\": %" PRIu64 ", \"bytes_out\": %" PRIu64,
+           seconds, (double)t->ok / seconds, t->rate, t->unsent, t->bytes_in, t->bytes_out);
+    const latencies *l = &t->latencies;
     printf(", \"latency_us\": {\"mean\": %.1f, \"p50\": %.1f, \"p90\": %.1f, \"p99\": %.1f, "
            "\"p999\": %.1f, \"max\": %.1f}",
-           t->ok > 0 ? (double)t->latency_sum / (double)t->ok / 1e3 : 0, percentile_us(t, 0.5),
-           percentile_us(t, 0.9), percentile_us(t, 0.99), percentile_us(t, 0.999),
-           (double)t->latency_max / 1e3);
+           l->len > 0 ? (double)l->sum / (double)l->len / 1e3 : 0, percentile_us(l, 0.5),
+           percentile_us(l, 0.9), percentile_us(l, 0.99), percentile_us(l, 0.999),
+           (double)l->max / 1e3);
     printf(", \"longest_gap_ms\": %.3f, \"longest_gap_at_ms\": %.3f, ",
            (double)t->longest_gap / 1e6, (double)t->longest_gap_at / 1e6);
     print_marks(&t->marks);

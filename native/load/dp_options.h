@@ -20,8 +20,9 @@ typedef struct options {
     struct sockaddr_storage address;
     socklen_t address_len;
     const char *address_text;
-    uint64_t connections, requests, seconds, rate, rounds, timeout_ms;
+    uint64_t connections, requests, seconds, ms, rate, rounds, timeout_ms, sources;
     bool browser, keep_going, control, mark_events, verify_body, body_chunked, no_token;
+    bool reopen, progress, end_with_parent;
     const char *method, *path, *host, *expect_body;
     char *mark_header; /* in lower case */
     uint64_t body_bytes, expect_status, expect_length;

@@ -58,7 +58,8 @@ typedef enum { A_HEAD, A_LENGTH, A_UNTIL_CLOSE, A_SIZE, A_DATA, A_DATA_END, A_TR
 
 typedef struct answer {
     piece part;
-    bool closes;    /* it says that the connection ends with it */
+    bool closes; /* it says that the connection ends with it */
+    uint16_t status;
     uint64_t token; /* of the request */
     uint64_t left;  /* of the body, or of the chunk */
     uint64_t seen;  /* of the body */

@@ -4,37 +4,38 @@
  *
  * Each request carries an x-token that a dp_upstream sends back, and that turns the bodies of both
  * (dp_bench.h): an answer that belongs to another request is noticed, head and body. */
-#define _GNU_SOURCE
 #include "dp_answer.h"
 #include "dp_bench.h"
 #include "dp_options.h"
+#include "dp_request.h"
 #include "dp_tally.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
-#include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 enum {
-    TEMPLATE_MAX = 64 * 1024,
     EVENTS = 512,
     OPENING_MAX = 256, /* connects under way at once: no listen queue overflows by our doing */
-    GIVE_UP = 1000,    /* failures after which a run of a connection per request ends */
+    GIVE_UP = 1000,    /* failures after which a run that opens new connections ends */
     TICK_MS = 50,      /* how often deadlines are looked at */
+    UNSENT_SAMPLES = 1000000,
+    LOOPBACK_HOSTS = (1 << 24) - 4,
+    TIMER_NS = 25000, /* the shortest time between two looks at what is due */
 };
 
-static const uint64_t second_ns = 1000000000U;
+static const uint64_t second_ns = 1000000000U, ms_ns = 1000000U;
 
 /* Where a connection is; an answer is read in BUSY. */
 typedef enum {
@@ -51,9 +52,10 @@ typedef struct conn {
     uint32_t index;
     phase phase;
     answer answer;
-    uint64_t since; /* the request's (or the connect's) start */
-    uint64_t sent;  /* of the request */
-    uint64_t answers;
+    uint64_t since;   /* the request's (or the connect's) start; at a rate, when it was due */
+    uint64_t began;   /* when it was sent, or the connect begun: its deadline counts from here */
+    uint64_t sent;    /* of the request */
+    uint64_t answers; /* on this connection */
     uint32_t held_len;
     char *held; /* an incomplete head or line, DP_HEAD_MAX long, only where there was one */
 } conn;
@@ -67,13 +69,16 @@ typedef struct load {
     uint32_t *ready; /* a ring of connections that wait to be asked something */
     size_t ready_from, ready_len;
     uint64_t opening, next_to_open;
-    char template[TEMPLATE_MAX];
-    size_t template_len, token_at;
-    char body_pre[32]; /* a chunk-size line */
+    uint32_t *closed; /* a ring of connections to open anew */
+    size_t closed_from, closed_len;
+    request request;
+    size_t request_len;
     char *pattern;
     char *buffer;
     bool stopping;
-    uint64_t end, due, in_flight;
+    uint64_t end, in_flight;
+    /* at a rate: the first request is due at first_due, and taken is how many were sent */
+    uint64_t first_due, taken;
     /* rounds, in the mode idle, and the lines of stdin */
     uint64_t round_left, rounds_asked;
     bool round_runs, stdin_ended;
@@ -107,6 +112,12 @@ static void count_round(load *l)
         l->round_left--;
 }
 
+static void put_closed(load *l, const conn *c)
+{
+    l->closed[(l->closed_from + l->closed_len) % l->o.connections] = c->index;
+    l->closed_len++;
+}
+
 static void fail(load *l, conn *c, outcome kind, int error, const char *detail)
 {
     dp_tally_failure(&l->t, kind, c->index, c->answers, error != 0 ? strerror(error) : detail);
@@ -116,7 +127,9 @@ static void fail(load *l, conn *c, outcome kind, int error, const char *detail)
         count_round(l);
     if (l->o.mode == MODE_PER_REQUEST && l->t.failed < GIVE_UP)
         return; /* its successor is a new request's connection, opened by the main loop */
-    if (!l->o.keep_going)
+    if (l->o.reopen)
+        put_closed(l, c);
+    if (!l->o.keep_going || (l->o.reopen && l->t.failed >= GIVE_UP))
         stop(l);
 }
 
@@ -138,49 +151,12 @@ static conn *take_ready(load *l)
     return NULL;
 }
 
-/* Writes the token into the shared template: whoever writes from it next sets its own. */
-static void set_token(load *l, uint64_t token)
-{
-    static const char digits[] = "0123456789abcdef";
-    char *at = l->template + l->token_at;
-    if (l->o.no_token)
-        return;
-    for (int i = DP_TOKEN_LEN - 1; i >= 0; i--) {
-        at[i] = digits[token & 15U];
-        token >>= 4;
-    }
-}
-
-/* The request from byte c->sent on, as at most four pieces. */
-static int request_pieces(load *l, const conn *c, struct iovec pieces[4])
-{
-    static const char last_chunk[] = "\r\n0\r\n\r\n";
-    size_t turn = l->o.no_token ? 0 : c->answer.token % DP_PATTERN_PERIOD;
-    const span all[4] = {
-        {l->template, l->template_len},
-        {l->body_pre, strlen(l->body_pre)},
-        {l->pattern + turn, l->o.body_bytes},
-        {last_chunk, l->o.body_chunked ? sizeof last_chunk - 1 : 0},
-    };
-    uint64_t skip = c->sent;
-    int n = 0;
-    for (size_t i = 0; i < 4; i++) {
-        size_t gone = skip < all[i].len ? (size_t)skip : all[i].len;
-        skip -= gone;
-        if (gone < all[i].len)
-            pieces[n++] = (struct iovec){.iov_base = (void *)(uintptr_t)(all[i].at + gone),
-                                         .iov_len = all[i].len - gone};
-    }
-    return n;
-}
-
 /* Writes what is left of the request; false if the connection broke (and was counted). */
 static bool flush(load *l, conn *c)
 {
-    struct iovec pieces[4];
-    int n;
-    set_token(l, c->answer.token);
-    while ((n = request_pieces(l, c, pieces)) > 0) {
+    struct iovec pieces[DP_REQUEST_PIECES];
+    while (c->sent < l->request_len) {
+        int n = dp_request_pieces(&l->request, c->answer.token, c->sent, pieces);
         struct msghdr message = {.msg_iov = pieces, .msg_iovlen = (size_t)n};
         ssize_t sent = sendmsg(c->fd, &message, MSG_NOSIGNAL);
         if (sent < 0 && errno == EINTR)
@@ -201,13 +177,33 @@ static bool enough(const load *l)
     return l->stopping || (l->o.requests > 0 && l->t.issued >= l->o.requests);
 }
 
+/* When the request with this number is due, at a rate. */
+static uint64_t due_at(const load *l, uint64_t number)
+{
+    uint64_t rate = l->o.rate;
+    return l->first_due + number / rate * second_ns + number % rate * second_ns / rate;
+}
+
+/* How many requests are due and not sent. */
+static uint64_t due_now(const load *l, uint64_t now)
+{
+    if (l->end != 0 && now >= l->end)
+        now = l->end - 1; /* what is due at the very end belongs to no run */
+    if (l->first_due == 0 || now < l->first_due)
+        return 0;
+    uint64_t passed = now - l->first_due;
+    uint64_t due = passed / second_ns * l->o.rate + passed % second_ns * l->o.rate / second_ns + 1;
+    return due > l->taken ? due - l->taken : 0;
+}
+
 static void ask(load *l, conn *c)
 {
     l->t.issued++;
     dp_answer_begin(&c->answer, l->t.issued);
     c->sent = 0;
     if (l->o.mode != MODE_PER_REQUEST) {
-        c->since = dp_now_ns();
+        c->began = dp_now_ns();
+        c->since = l->o.rate > 0 ? due_at(l, l->taken++) : c->began;
         l->in_flight++;
     }
     c->phase = BUSY;
@@ -244,13 +240,30 @@ static void connect_failed(load *l, conn *c, int error)
     fail(l, c, error == ECONNREFUSED ? CONNECT_REFUSED : CONNECT_FAILED, error, "");
 }
 
+/* Spreads clients over 127.0.0.0/8, and so over more ports than one address has. */
+static void bind_source(const load *l, const conn *c)
+{
+    int on = 1;
+    if (l->o.sources == 0)
+        return;
+    uint32_t host = (uint32_t)(2 + c->index % l->o.sources * (LOOPBACK_HOSTS / l->o.sources));
+    struct sockaddr_in source = {.sin_family = AF_INET,
+                                 .sin_addr.s_addr = htonl(INADDR_LOOPBACK - 1 + host)};
+    setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
+    if (bind(c->fd, (struct sockaddr *)&source, sizeof source) != 0)
+        dp_die(1, "cannot bind a source address:", strerror(errno));
+}
+
 static void begin_connect(load *l, conn *c)
 {
     c->fd = socket(l->o.address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (c->fd < 0)
         dp_die(1, "socket:", strerror(errno));
+    bind_source(l, c);
     c->phase = CONNECTING;
-    c->since = dp_now_ns();
+    c->answers = 0;
+    c->began = dp_now_ns();
+    c->since = l->o.rate > 0 && l->o.mode == MODE_PER_REQUEST ? due_at(l, l->taken++) : c->began;
     l->opening++;
     l->in_flight++;
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = c};
@@ -266,20 +279,26 @@ static void begin_connect(load *l, conn *c)
 static void on_whole(load *l, conn *c)
 {
     outcome result = dp_answer_judge(&l->expected, &c->answer);
-    if (result == OK && c->sent < l->template_len + l->o.body_bytes)
+    if (result == OK && c->sent < l->request_len)
         result = MALFORMED; /* it came before the request was whole, and is no refusal */
     if (result != OK) {
         fail(l, c, result, 0, "the answer is whole and wrong");
         return;
     }
-    if (c->answer.closes && l->o.mode != MODE_PER_REQUEST) {
+    if (c->answer.closes && l->o.mode != MODE_PER_REQUEST && !l->o.reopen) {
         fail(l, c, TOLD_TO_CLOSE, 0, "connection: close");
         return;
     }
     dp_tally_answer(&l->t, c->since, &c->answer);
+    l->t.bytes_out += l->o.body_bytes;
     c->answers++;
     if (l->o.mode == MODE_PER_REQUEST) {
         c->phase = ENDING; /* still in flight: its end is checked too */
+        return;
+    }
+    if (c->answer.closes) {
+        let_go(l, c);
+        put_closed(l, c);
         return;
     }
     l->in_flight--;
@@ -340,8 +359,11 @@ static void on_end(load *l, conn *c)
         if (c->phase == CLOSED)
             return;
     }
-    if (c->phase == ENDING) {
+    bool asked_enough = l->o.reopen && c->phase == READY && c->answers > 0;
+    if (c->phase == ENDING || asked_enough) {
         let_go(l, c);
+        if (asked_enough)
+            put_closed(l, c);
         return;
     }
     fail(l, c, END_OF_FILE, 0, c->phase == BUSY ? "in an answer, or before it" : "while idle");
@@ -449,38 +471,85 @@ static void on_stdin(load *l)
 
 static void on_timer(load *l)
 {
-    uint64_t ticks = 0;
-    if (read(l->timer, &ticks, sizeof ticks) == (ssize_t)sizeof ticks)
-        l->due += ticks;
+    uint64_t ticks = 0; /* only a wake-up: what is due is told by the clock */
+    ssize_t ignored = read(l->timer, &ticks, sizeof ticks);
+    (void)ignored;
 }
 
-/* Asks what is due, and in the mode with a connection per request opens the next ones. */
-static void issue(load *l)
+/* Opens the next connections of the mode with one per request. */
+static void issue_connections(load *l, uint64_t due)
 {
-    if (l->o.mode == MODE_PER_REQUEST) {
+    for (uint64_t i = 0; i < l->o.connections; i++) {
         /* One per slot; a slot is free when its last connection has ended. */
-        for (uint64_t i = 0; i < l->o.connections; i++) {
-            conn *c = &l->conns[i];
-            if (c->phase != UNOPENED && c->phase != CLOSED)
-                continue;
-            if (l->stopping || (l->o.rate > 0 && l->due == 0) ||
-                (l->o.requests > 0 && l->t.issued + l->opening >= l->o.requests))
-                return;
-            if (l->o.rate > 0)
-                l->due--;
-            begin_connect(l, c);
-        }
-        return;
+        conn *c = &l->conns[i];
+        if (c->phase != UNOPENED && c->phase != CLOSED)
+            continue;
+        if (l->stopping || (l->o.rate > 0 && due == 0) ||
+            (l->o.requests > 0 && l->t.issued + l->opening >= l->o.requests))
+            return;
+        due--;
+        begin_connect(l, c);
     }
+}
+
+static void open_next(load *l)
+{
     while (l->next_to_open < l->o.connections && l->opening < OPENING_MAX && !l->stopping)
         begin_connect(l, &l->conns[l->next_to_open++]);
-    while (l->o.mode == MODE_KEEPALIVE && l->due > 0 && !enough(l)) {
+    while (l->closed_len > 0 && l->opening < OPENING_MAX && !l->stopping) {
+        conn *c = &l->conns[l->closed[l->closed_from]];
+        l->closed_from = (l->closed_from + 1) % l->o.connections;
+        l->closed_len--;
+        begin_connect(l, c);
+    }
+}
+
+/* From here on requests are due at the rate; what came before was the opening. */
+static void begin_rate(load *l)
+{
+    uint64_t gap = second_ns / l->o.rate;
+    gap = gap < TIMER_NS ? TIMER_NS : gap;
+    struct itimerspec every = {
+        .it_interval = {.tv_sec = (time_t)(gap / second_ns), .tv_nsec = (long)(gap % second_ns)}};
+    every.it_value = every.it_interval;
+    if (timerfd_settime(l->timer, 0, &every, NULL) != 0)
+        dp_die(1, "timerfd:", strerror(errno));
+    l->first_due = l->t.start = l->t.last_answer = l->t.recent_start = dp_now_ns();
+    l->end = l->t.start + l->o.ms * ms_ns;
+}
+
+/* Asks what is due, and opens what is to be opened. */
+static void issue(load *l)
+{
+    bool all_opened = l->next_to_open == l->o.connections && l->opening == 0;
+    if (l->o.rate > 0 && l->first_due == 0 && (all_opened || l->o.mode == MODE_PER_REQUEST))
+        begin_rate(l);
+    uint64_t due = l->o.rate > 0 ? due_now(l, dp_now_ns()) : 0;
+    if (l->o.mode == MODE_PER_REQUEST) {
+        issue_connections(l, due);
+        return;
+    }
+    open_next(l);
+    for (; l->o.mode == MODE_KEEPALIVE && due > 0 && !enough(l); due--) {
         conn *c = take_ready(l);
         if (c == NULL)
             break;
-        l->due--;
         ask(l, c);
     }
+}
+
+/* What was due before the end and found no free connection is told, with how long it had waited. */
+static void count_unsent(load *l)
+{
+    uint64_t now = dp_now_ns();
+    uint64_t end = l->end != 0 && l->end < now ? l->end : now;
+    uint64_t left = due_now(l, end);
+    bool by_count = l->o.requests > 0 && l->t.issued >= l->o.requests;
+    if (left == 0 || by_count)
+        return;
+    uint64_t step = left / UNSENT_SAMPLES + 1;
+    for (uint64_t i = 0; i < left; i += step)
+        dp_tally_unsent(&l->t, end - due_at(l, l->taken + i), left - i < step ? left - i : step);
 }
 
 static void look_at_deadlines(load *l, uint64_t now)
@@ -488,7 +557,7 @@ static void look_at_deadlines(load *l, uint64_t now)
     for (uint64_t i = 0; i < l->o.connections; i++) {
         conn *c = &l->conns[i];
         if ((c->phase == CONNECTING || c->phase == BUSY || c->phase == ENDING) &&
-            now - c->since > l->o.timeout_ms * 1000000U)
+            now - c->began > l->o.timeout_ms * ms_ns)
             fail(l, c, TIMEOUT, 0,
                  c->phase == CONNECTING ? "connecting"
                  : c->phase == ENDING   ? "the peer does not close"
@@ -522,7 +591,7 @@ static bool finished(load *l)
     if (l->o.mode != MODE_IDLE && l->o.requests > 0 && l->t.issued >= l->o.requests)
         stop(l);
     if (l->o.mode == MODE_KEEPALIVE && l->t.open == 0 && l->opening == 0 &&
-        l->next_to_open == l->o.connections)
+        l->next_to_open == l->o.connections && l->closed_len == 0)
         stop(l); /* all broke: nothing is left to ask */
     return l->stopping && l->in_flight == 0;
 }
@@ -531,9 +600,9 @@ static void run(load *l)
 {
     struct epoll_event events[EVENTS];
     uint64_t next_look = 0;
-    l->t.start = l->t.last_answer = l->t.round_start = dp_now_ns();
+    l->t.start = l->t.last_answer = l->t.round_start = l->t.recent_start = dp_now_ns();
     l->round_runs = true; /* the first round is the opening's */
-    l->end = l->o.seconds > 0 ? l->t.start + l->o.seconds * second_ns : 0;
+    l->end = l->t.start + l->o.ms * ms_ns;
     l->round_left = l->o.mode == MODE_IDLE ? l->o.connections : 0;
     issue(l);
     while (!finished(l)) {
@@ -552,63 +621,20 @@ static void run(load *l)
         }
         issue(l);
         step_rounds(l);
-        if (dp_now_ns() >= next_look) {
-            look_at_deadlines(l, dp_now_ns());
-            next_look = dp_now_ns() + (uint64_t)TICK_MS * 1000000U;
+        uint64_t now = dp_now_ns();
+        if (now >= next_look) {
+            look_at_deadlines(l, now);
+            next_look = now + TICK_MS * ms_ns;
+            if (l->o.progress && now - l->t.recent_start >= second_ns)
+                dp_tally_print_progress(&l->t);
         }
     }
     step_rounds(l);
+    if (l->o.rate > 0)
+        count_unsent(l);
 }
 
-/* ---- the request and the options ------------------------------------------------------------- */
-
-static void add(load *l, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static void add(load *l, const char *format, ...)
-{
-    va_list arguments;
-    size_t room = sizeof l->template - l->template_len;
-    va_start(arguments, format);
-    int n = vsnprintf(l->template + l->template_len, room, format, arguments);
-    va_end(arguments);
-    if (n < 0 || (size_t)n >= room)
-        dp_die(DP_USAGE, "the request's head is", "too long");
-    l->template_len += (size_t)n;
-}
-
-/* What a browser sends: with host and the first line about 525 bytes. */
-static const char browser_fields[] =
-    "user-agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
-    "Chrome/126.0.0.0 Safari/537.36\r\n"
-    "accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
-    "\r\n"
-    "accept-language: en-GB,en;q=0.9,de;q=0.7\r\n"
-    "accept-encoding: gzip, deflate, br\r\n"
-    "cookie: session=4f1c9f0e2b7d4c6a8e13579bdf02468a; theme=dark; consent=1\r\n"
-    "referer: http://www.example.com/catalogue/\r\n"
-    "cache-control: max-age=0\r\n"
-    "upgrade-insecure-requests: 1\r\n";
-
-static void make_template(load *l)
-{
-    add(l, "%s %s HTTP/1.1\r\nhost: %s\r\n", l->o.method, l->o.path, l->o.host);
-    if (l->o.browser)
-        add(l, "%s", browser_fields);
-    add(l, "%s", l->o.extra);
-    if (l->o.mode == MODE_PER_REQUEST)
-        add(l, "connection: close\r\n");
-    if (l->o.body_chunked)
-        add(l, "transfer-encoding: chunked\r\n");
-    else if (l->o.body_bytes > 0)
-        add(l, "content-length: %" PRIu64 "\r\n", l->o.body_bytes);
-    if (l->o.body_chunked)
-        snprintf(l->body_pre, sizeof l->body_pre, "%" PRIx64 "\r\n", l->o.body_bytes);
-    if (!l->o.no_token) {
-        add(l, "x-token: ");
-        l->token_at = l->template_len;
-        add(l, "0000000000000000\r\n");
-    }
-    add(l, "\r\n");
-}
+/* ---- start and end --------------------------------------------------------------------------- */
 
 static void watch(load *l, int fd, void *what)
 {
@@ -617,35 +643,34 @@ static void watch(load *l, int fd, void *what)
         dp_die(1, "cannot watch a descriptor:", strerror(errno));
 }
 
-static void start_timer(load *l)
+/* As many as we may have: where that is too few, socket() will tell. */
+static void raise_file_limit(void)
 {
-    l->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    uint64_t gap = second_ns / l->o.rate;
-    struct itimerspec every = {
-        .it_interval = {.tv_sec = (time_t)(gap / second_ns), .tv_nsec = (long)(gap % second_ns)}};
-    every.it_value = every.it_interval;
-    if (l->timer < 0 || timerfd_settime(l->timer, 0, &every, NULL) != 0)
-        dp_die(1, "timerfd:", strerror(errno));
-    watch(l, l->timer, &l->timer);
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &files);
+    }
 }
 
 static void prepare(load *l)
 {
-    static const struct rlimit files = {.rlim_cur = DP_CONNECTIONS_MAX + 64,
-                                        .rlim_max = DP_CONNECTIONS_MAX + 64};
     sigset_t ends;
+    if (l->o.end_with_parent)
+        prctl(PR_SET_PDEATHSIG, SIGTERM);
+    raise_file_limit();
     sigemptyset(&ends);
     sigaddset(&ends, SIGTERM);
     sigaddset(&ends, SIGINT);
     sigprocmask(SIG_BLOCK, &ends, NULL);
-    if (l->o.connections > 900)
-        (void)setrlimit(RLIMIT_NOFILE, &files); /* where it is refused, socket() will tell */
     l->epoll = epoll_create1(EPOLL_CLOEXEC);
     l->signals = signalfd(-1, &ends, SFD_CLOEXEC | SFD_NONBLOCK);
     l->conns = calloc(l->o.connections, sizeof *l->conns);
     l->ready = calloc(l->o.connections, sizeof *l->ready);
+    l->closed = calloc(l->o.connections, sizeof *l->closed);
     l->buffer = malloc(DP_PIECE_MAX);
-    if (l->epoll < 0 || l->signals < 0 || l->conns == NULL || l->ready == NULL || l->buffer == NULL)
+    if (l->epoll < 0 || l->signals < 0 || l->conns == NULL || l->ready == NULL ||
+        l->closed == NULL || l->buffer == NULL)
         dp_die(1, "cannot start:", strerror(errno));
     size_t pattern_len = l->o.body_bytes > DP_PIECE_MAX ? (size_t)l->o.body_bytes : DP_PIECE_MAX;
     l->pattern = dp_pattern_new(pattern_len);
@@ -659,6 +684,10 @@ static void prepare(load *l)
                              .body = l->o.expect_body,
                              .mark_header = l->o.mark_header,
                              .sent_body = l->o.body_bytes};
+    dp_request_make(&l->request, &l->o, l->pattern);
+    l->request_len = dp_request_len(&l->request);
+    l->t.tells_progress = l->o.progress;
+    l->t.rate = l->o.rate;
     l->t.counts_marks = l->o.mark_header != NULL;
     l->t.tells_marks = l->o.mark_events;
     for (uint64_t i = 0; i < l->o.connections; i++) {
@@ -666,8 +695,10 @@ static void prepare(load *l)
         l->conns[i].fd = -1;
     }
     watch(l, l->signals, &l->signals);
-    if (l->o.rate > 0)
-        start_timer(l);
+    l->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (l->timer < 0)
+        dp_die(1, "timerfd:", strerror(errno));
+    watch(l, l->timer, &l->timer);
     if (l->o.control || (l->o.mode == MODE_IDLE && l->o.rounds == 0))
         watch(l, STDIN_FILENO, &l->stdin_ended);
 }
@@ -679,6 +710,7 @@ static int done(load *l)
         free(l->conns[i].held);
     free(l->conns);
     free(l->ready);
+    free(l->closed);
     free(l->buffer);
     free(l->pattern);
     free(l->o.mark_header);
@@ -692,7 +724,6 @@ int main(int argc, char **argv)
     if (l == NULL)
         dp_die(1, "no memory for", "the run");
     dp_options_read(&l->o, argc, argv);
-    make_template(l);
     prepare(l);
     run(l);
     dp_tally_print_report(&l->t, dp_mode_names[l->o.mode], l->o.address_text, l->o.connections);

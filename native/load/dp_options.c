@@ -1,5 +1,4 @@
 /* The command line of dp_load. See dp_options.h. */
-#define _GNU_SOURCE
 #include "dp_options.h"
 
 #include "dp_bench.h"
@@ -18,8 +17,10 @@ static void usage(FILE *to)
     fputs("usage: dp_load --address HOST:PORT [options]\n"
           "  --mode keepalive|per-request|idle   keepalive\n"
           "  --connections N                     64 (in per-request: so many at a time)\n"
-          "  --requests N, --seconds S           where to end; without either 5 seconds\n"
-          "  --rate R                            requests a second in all; 0: as fast as it goes\n"
+          "  --requests N, --seconds S, --ms M   where to end; without any 5 seconds\n"
+          "  --rate R                            requests a second in all, sent when they are due\n"
+          "                                      whatever became of those before, and timed from\n"
+          "                                      then; 0: as fast as it goes\n"
           "  --headers small|browser             small\n"
           "  --header 'NAME: VALUE'              one more, as often as wanted\n"
           "  --method M, --path P, --host H      GET, /b/128, localhost\n"
@@ -33,8 +34,13 @@ static void usage(FILE *to)
           "  --mark-events                       tell each change of it (use one connection)\n"
           "  --timeout-ms N                      of connect, answer and close: 10000\n"
           "  --keep-going                        a broken connection does not end the run\n"
+          "  --reopen                            nor is it left out: another takes its place\n"
+          "  --sources N                         spread over so many addresses of 127.0.0.0/8\n"
+          "  --progress                          tell each second\n"
+          "  --end-with-parent                   end when whoever started us does\n"
           "  --control                           stdin: 'status' tells, 'stop' or its end ends\n"
           "  --rounds N                          idle: so many rounds, not one per line of stdin\n"
+          "HOST:PORT is 127.0.0.1:8080, [::1]:8080 or unix:/path\n"
           "example: dp_load --address 127.0.0.1:8080 --seconds 5 --headers browser\n",
           to);
 }
@@ -51,6 +57,8 @@ static const struct option long_options[] = {
     {"body-bytes", required_argument, NULL, NUMBERS + 6},
     {"expect-status", required_argument, NULL, NUMBERS + 7},
     {"expect-length", required_argument, NULL, NUMBERS + 8},
+    {"sources", required_argument, NULL, NUMBERS + 9},
+    {"ms", required_argument, NULL, NUMBERS + 10},
     {"method", required_argument, NULL, TEXTS},
     {"path", required_argument, NULL, TEXTS + 1},
     {"host", required_argument, NULL, TEXTS + 2},
@@ -63,6 +71,9 @@ static const struct option long_options[] = {
     {"verify-body", no_argument, NULL, FLAGS + 3},
     {"body-chunked", no_argument, NULL, FLAGS + 4},
     {"no-token", no_argument, NULL, FLAGS + 5},
+    {"reopen", no_argument, NULL, FLAGS + 6},
+    {"progress", no_argument, NULL, FLAGS + 7},
+    {"end-with-parent", no_argument, NULL, FLAGS + 8},
     {"mode", required_argument, NULL, 'm'},
     {"headers", required_argument, NULL, 'H'},
     {"header", required_argument, NULL, 'x'},
@@ -92,6 +103,8 @@ static void set_number(options *o, int which)
         {&o->body_bytes, 64 * 1024 * 1024},
         {&o->expect_status, 599},
         {&o->expect_length, DP_BODY_MAX},
+        {&o->sources, DP_CONNECTIONS_MAX},
+        {&o->ms, DP_SECONDS_MAX * 1000},
     };
     if (!dp_parse_number(optarg, strlen(optarg), 10, numbers[which].max, numbers[which].to))
         refuse("a number is wrong or too large");
@@ -133,7 +146,8 @@ void dp_options_read(options *o, int argc, char **argv)
     const char **texts[] = {&o->method,   &o->path,        &o->host,
                             &mark_header, &o->expect_body, &o->address_text};
     bool *flags[] = {&o->keep_going,  &o->control,      &o->mark_events,
-                     &o->verify_body, &o->body_chunked, &o->no_token};
+                     &o->verify_body, &o->body_chunked, &o->no_token,
+                     &o->reopen,      &o->progress,     &o->end_with_parent};
     int option;
     while ((option = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
         if (option >= FLAGS) {
@@ -158,13 +172,18 @@ void dp_options_read(options *o, int argc, char **argv)
     if (optind != argc || o->address_text == NULL || o->connections == 0)
         refuse("an --address and at least one connection are needed, and nothing else");
     if (!dp_parse_address(o->address_text, &o->address, &o->address_len))
-        refuse("an address is like 127.0.0.1:8080 or [::1]:8080");
+        refuse("an address is like 127.0.0.1:8080, [::1]:8080 or unix:/path");
+    if (o->sources > 0 && o->address.ss_family != AF_INET)
+        refuse("--sources needs an address of 127.0.0.0/8");
+    o->keep_going = o->keep_going || o->reopen;
     if (o->body_chunked && o->body_bytes == 0)
         refuse("--body-chunked needs --body-bytes");
     if (o->verify_body && o->no_token)
         refuse("--verify-body needs the token");
-    if (o->seconds == 0 && o->requests == 0 && o->mode != MODE_IDLE && !o->control)
+    if (o->seconds == 0 && o->ms == 0 && o->requests == 0 && o->mode != MODE_IDLE && !o->control)
         o->seconds = 5;
-    if (o->seconds == 0)
+    if (o->seconds == 0 && o->ms == 0)
         o->seconds = DP_SECONDS_UNTOLD; /* nothing here runs for ever */
+    if (o->seconds != 0)
+        o->ms = o->seconds * 1000;
 }
