@@ -1,4 +1,5 @@
-/* dp_forward: x-forwarded-* and forwarded (RFC 7239). Pure but for what is written.
+/* dp_forward: x-forwarded-* and forwarded (RFC 7239), and what else of a request goes on. Pure but
+ * for what is written.
  *
  * From a peer that is not trusted none of them is believed: ours take their place. A trusted
  * proxy's are kept, the chains with its own address behind; one that is malformed or there twice is
@@ -6,6 +7,7 @@
 #include "dp_forward.h"
 
 #include "dp_target.h"
+#include "dp_upgrade.h"
 
 enum {
     CHAINS = 1u << DP_F_X_FORWARDED_FOR | 1u << DP_F_FORWARDED,
@@ -103,4 +105,20 @@ void dp_forward_write(dp_writer *out, const dp_conn *down, const uint8_t *data,
                    head->is_https ? 5 : 4); /* a trusted proxy may say so by the target alone */
     if (head->host.len != 0 && (drops & 1u << DP_F_X_FORWARDED_HOST) != 0)
         dp_put_own(out, edits, "x-forwarded-host", data + head->host.off, head->host.len);
+}
+
+/* RFC 9110 6.5.1: trailer fields go on where the next one can take them. A route's edits speak of
+ * names, and a trailer must not get past them. */
+void dp_forward_choose(dp_exchange *exchange, const uint8_t *data, const dp_request_head *head)
+{
+    const dp_route *route = exchange->route;
+    bool to_upstream = route != NULL && route->request_edits == NULL;
+    bool upgrades = route != NULL && route->upstream >= 0 && head->upgrade.len != 0;
+    bool to_client =
+        route != NULL && route->response_edits == NULL && head->takes_trailers != 0 && !upgrades;
+    exchange->upgrade = upgrades ? dp_upgrade_mark(data, head->upgrade) : 0;
+    exchange->request_keep = to_upstream ? DP_CHUNKED_TRAILERS : DP_CHUNKED_FRAMED;
+    exchange->response_keep = to_client              ? DP_CHUNKED_TRAILERS
+                              : exchange->minor != 0 ? DP_CHUNKED_FRAMED
+                                                     : DP_CHUNKED_BARE;
 }

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "dp_core.h"
-#include "dp_upgrade.h"
+#include "dp_forward.h"
 
 enum {
     REQUEST_READ = 16 * 1024,  /* a head, and the start of a body */
@@ -334,22 +334,6 @@ static void open_upstream(dp_engine *engine, dp_conn *down, const dp_route *rout
         keep_sent(engine, exchange, head_len, body, body_len);
 }
 
-/* RFC 9110 6.5.1: trailer fields go on where the next one can take them. A route's edits speak of
- * names, and a trailer must not get past them. */
-static void choose_passage(dp_exchange *exchange, const uint8_t *data, const dp_request_head *head)
-{
-    const dp_route *route = exchange->route;
-    bool to_upstream = route != NULL && route->request_edits == NULL;
-    bool upgrades = route != NULL && route->upstream >= 0 && head->upgrade.len != 0;
-    bool to_client =
-        route != NULL && route->response_edits == NULL && head->takes_trailers != 0 && !upgrades;
-    exchange->upgrade = upgrades ? dp_upgrade_mark(data, head->upgrade) : 0;
-    exchange->request_keep = to_upstream ? DP_CHUNKED_TRAILERS : DP_CHUNKED_FRAMED;
-    exchange->response_keep = to_client              ? DP_CHUNKED_TRAILERS
-                              : exchange->minor != 0 ? DP_CHUNKED_FRAMED
-                                                     : DP_CHUNKED_BARE;
-}
-
 /* data[0..len) begins with the head in engine->request. */
 static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len,
                            bool buffered)
@@ -384,7 +368,7 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
     }
     const dp_route *route = dp_route_lookup(&engine->tables, data, head);
     exchange->route = route;
-    choose_passage(exchange, data, head);
+    dp_forward_choose(exchange, data, head);
     dp_body_step step = request_feed(engine, exchange, body, len - head->head_len);
     if (step.failure != DP_OK) {
         refuse(engine, down, step.failure == DP_ETOOBIG ? 413 : 400);
@@ -394,6 +378,12 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
     if ((down->flags & DP_C_PROBE) != 0) {
         dp_answer ok = {.status = 200, .body = (const uint8_t *)"ready\n", .body_len = 6};
         send_answer(engine, down, &ok);
+    } else if (head->max_forwards == 0) { /* RFC 9110 7.6.2: it goes no further */
+        dp_answer none = {.status = 200};
+        if (head->method == DP_M_OPTIONS)
+            send_answer(engine, down, &none);
+        else
+            refuse(engine, down, 501);
     } else if (route == NULL) {
         refuse(engine, down, 404);
     } else if (route->upstream < 0) {

@@ -317,3 +317,19 @@ def test_a_route_without_a_match_is_404(proxy: START) -> None:
     with running.client() as client:
         assert client.get("/b").status == 404
         assert client.get("/a").status == 200
+
+
+def test_trace_and_options_go_as_far_as_they_may(proxy: START, upstream: SERVE) -> None:
+    """RFC 9110 7.6.2: one hop less each time, and none beyond the last."""
+    served = upstream()
+    running = proxy(served.port)
+    with running.client() as client:
+        for method in ("OPTIONS", "TRACE"):
+            assert client.get(method=method, fields="max-forwards: 3\r\n").status == 200
+            assert served.next().get("max-forwards") == "2"
+        assert client.get(fields="max-forwards: 0\r\n").status == 200
+        assert served.next().get("max-forwards") == "0"
+        answer = client.get(method="OPTIONS", fields="Max-Forwards: 0\r\n")
+        assert (answer.status, answer.body, answer.get("connection")) == (200, b"", None)
+        assert client.get(method="TRACE", fields="Max-Forwards: 0\r\n").status == 501
+    assert served.seen.empty()
