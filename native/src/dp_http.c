@@ -565,6 +565,16 @@ static bool respond_interim(dp_engine *engine, dp_conn *down, const uint8_t *dat
     return len != 0 && dp_conn_send(engine, down, &iov, 1) == 0;
 }
 
+/* An upstream that answers before it has all of the request may never read the rest, and many do
+ * not read a body where they expect none: either would be its next request. */
+static bool is_in_step(const dp_exchange *exchange, const dp_conn *up)
+{
+    const uint32_t bodiless = DP_M_GET | DP_M_HEAD | DP_M_OPTIONS | DP_M_TRACE;
+    return exchange->response_framing != DP_BODY_CLOSE && exchange->request_done &&
+           up->out.len == 0 &&
+           ((exchange->method & bodiless) == 0 || exchange->request_framing == DP_BODY_NONE);
+}
+
 /* Forwards the head in engine->response with what came of the body. */
 static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len, bool buffered)
 {
@@ -573,7 +583,7 @@ static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t
     dp_conn *up = down->peer;
     exchange->response_framing = (uint8_t)head->framing;
     exchange->response_left = head->framing == DP_BODY_LENGTH ? head->content_length : 0;
-    exchange->reusable = head->keep_alive != 0 && head->framing != DP_BODY_CLOSE;
+    exchange->reusable = head->keep_alive != 0 && is_in_step(exchange, up);
     bool unframed = head->framing == DP_BODY_CLOSE ||
                     (head->framing == DP_BODY_CHUNKED && exchange->minor == 0);
     if (unframed || !exchange->request_done || engine->closing_idle)
