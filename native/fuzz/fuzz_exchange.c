@@ -314,6 +314,12 @@ static enum second_verdict next_sent(const char *data, size_t size, size_t *at,
     return verdict;
 }
 
+/* RFC 9110 9.1: a method has a case. */
+static bool is_head(struct second_text method)
+{
+    return method.len == 4 && memcmp(method.at, "HEAD", 4) == 0;
+}
+
 /* Takes what came to the upstream; each whole request is held against what was sent, and answered.
  */
 static bool serve(const char *data, size_t size, size_t *sent_at, size_t *forwarded)
@@ -340,7 +346,7 @@ static bool serve(const char *data, size_t size, size_t *sent_at, size_t *forwar
             hold(line->read == line->len, "no request comes before the last one is answered");
             (*forwarded)++;
             say(line->fd, "HTTP/1.1 200 OK\r\nx-from: upstream\r\ncontent-length: 2\r\n\r\nok",
-                second_is(got.words[0], "HEAD") ? 57 : 59);
+                is_head(got.words[0]) ? 57 : 59);
             moved = true;
         }
         if (ended) {
