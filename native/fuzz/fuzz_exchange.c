@@ -287,8 +287,8 @@ static void check_request(const struct second_message *sent, const struct second
          "the host is the client's");
     const struct second_text upgrade = field_of(got, "upgrade");
     hold(upgrade.at == NULL ||
-             (upgrade.len > 0 && strncasecmp(upgrade.at, "h2", 2) != 0 &&
-              strncasecmp(upgrade.at, "http", upgrade.len < 4 ? upgrade.len : 4) != 0),
+             (upgrade.len > 0 && (upgrade.len < 2 || strncasecmp(upgrade.at, "h2", 2) != 0) &&
+              (upgrade.len < 4 || strncasecmp(upgrade.at, "http", 4) != 0)),
          "nobody is asked to speak another HTTP");
     (void)field_of(got, "transfer-encoding");
     (void)field_of(got, "content-length");
