@@ -197,7 +197,8 @@ static bool is_ours(struct second_text name)
                                        "x-forwarded-for",
                                        "x-forwarded-proto",
                                        "x-forwarded-host",
-                                       "x-request-id"};
+                                       "x-request-id",
+                                       "max-forwards"};
     for (size_t i = 0; i < sizeof(OURS) / sizeof(OURS[0]); i++) {
         if (second_is(name, OURS[i])) {
             return true;
@@ -298,6 +299,31 @@ static void check_request(const struct second_message *sent, const struct second
          "the body is the client's");
 }
 
+/* RFC 9110 7.6.2: a TRACE or OPTIONS that may go no further. */
+static bool has_no_hops(const struct second_message *message)
+{
+    const struct second_text method = message->words[0];
+    bool none = false;
+
+    if (!(method.len == 5 && memcmp(method.at, "TRACE", 5) == 0) &&
+        !(method.len == 7 && memcmp(method.at, "OPTIONS", 7) == 0)) {
+        return false;
+    }
+    for (size_t i = 0; i < message->field_count; i++) {
+        const struct second_text value = message->values[i];
+        size_t digits = 0;
+        size_t zeros = 0;
+        while (digits < value.len && value.at[digits] >= '0' && value.at[digits] <= '9') {
+            zeros += value.at[digits++] == '0';
+        }
+        if (second_is(message->names[i], "max-forwards") && digits == value.len && digits > 0 &&
+            digits <= 9) {
+            none = zeros == digits;
+        }
+    }
+    return none;
+}
+
 /* The next request that the client sent and the engine does not answer itself. */
 static enum second_verdict next_sent(const char *data, size_t size, size_t *at,
                                      struct second_message *ret)
@@ -310,7 +336,8 @@ static enum second_verdict next_sent(const char *data, size_t size, size_t *at,
             *at += ret->used;
         }
     } while (verdict == SECOND_WHOLE &&
-             (second_is(ret->words[1], "*") || strncasecmp(ret->words[1].at, "https:", 6) == 0));
+             (second_is(ret->words[1], "*") || has_no_hops(ret) ||
+              (ret->words[1].len >= 6 && strncasecmp(ret->words[1].at, "https:", 6) == 0)));
     return verdict;
 }
 
