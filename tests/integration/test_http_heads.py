@@ -333,3 +333,21 @@ def test_trace_and_options_go_as_far_as_they_may(proxy: START, upstream: SERVE) 
         assert (answer.status, answer.body, answer.get("connection")) == (200, b"", None)
         assert client.get(method="TRACE", fields="Max-Forwards: 0\r\n").status == 501
     assert served.seen.empty()
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"), [("", None), ("date: Tue, 15 Nov 1994\r\n", "Tue, 15")]
+)
+def test_an_answer_without_a_date_gets_one(
+    fields: str, kept: str | None, proxy: START, upstream: SERVE
+) -> None:
+    """RFC 9110 6.6.1: who forwards it, with a clock, adds what is missing; never a second one."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.answer(fields=fields)
+
+    with proxy(upstream(script).port).client() as client:
+        date = client.get().get("date")
+        assert date is not None
+        assert date.startswith(kept) if kept else date.endswith(" GMT")
