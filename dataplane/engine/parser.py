@@ -82,6 +82,7 @@ class RequestHead:
     upgrade: bytes
     takes_trailers: bool
     is_https: bool
+    max_forwards: int | None
     fields: tuple[Field, ...]
 
 
@@ -207,6 +208,7 @@ def parse_request(data: bytes, limits: Limits = DEFAULT_LIMITS) -> RequestHead:
         upgrade=_cut(data, head.upgrade),
         takes_trailers=bool(head.takes_trailers),
         is_https=bool(head.is_https),
+        max_forwards=None if head.max_forwards == 2**32 - 1 else head.max_forwards,
         fields=_fields(data, head),
     )
 

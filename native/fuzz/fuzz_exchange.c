@@ -204,7 +204,8 @@ static bool is_ours(struct second_text name)
                                        "x-forwarded-for",
                                        "x-forwarded-proto",
                                        "x-forwarded-host",
-                                       "x-request-id"};
+                                       "x-request-id",
+                                       "max-forwards"};
     for (size_t i = 0; i < sizeof(OURS) / sizeof(OURS[0]); i++) {
         if (second_is(name, OURS[i])) {
             return true;
@@ -294,8 +295,8 @@ static void check_request(const struct second_message *sent, const struct second
          "the host is the client's");
     const struct second_text upgrade = field_of(got, "upgrade");
     hold(upgrade.at == NULL ||
-             (upgrade.len > 0 && strncasecmp(upgrade.at, "h2", 2) != 0 &&
-              strncasecmp(upgrade.at, "http", upgrade.len < 4 ? upgrade.len : 4) != 0),
+             (upgrade.len > 0 && (upgrade.len < 2 || strncasecmp(upgrade.at, "h2", 2) != 0) &&
+              (upgrade.len < 4 || strncasecmp(upgrade.at, "http", 4) != 0)),
          "nobody is asked to speak another HTTP");
     (void)field_of(got, "transfer-encoding");
     (void)field_of(got, "content-length");
@@ -303,6 +304,31 @@ static void check_request(const struct second_message *sent, const struct second
     check_fields(sent, got);
     hold(sent->body_len == got->body_len && memcmp(sent->body, got->body, got->body_len) == 0,
          "the body is the client's");
+}
+
+/* RFC 9110 7.6.2: a TRACE or OPTIONS that may go no further. */
+static bool has_no_hops(const struct second_message *message)
+{
+    const struct second_text method = message->words[0];
+    bool none = false;
+
+    if (!(method.len == 5 && memcmp(method.at, "TRACE", 5) == 0) &&
+        !(method.len == 7 && memcmp(method.at, "OPTIONS", 7) == 0)) {
+        return false;
+    }
+    for (size_t i = 0; i < message->field_count; i++) {
+        const struct second_text value = message->values[i];
+        size_t digits = 0;
+        size_t zeros = 0;
+        while (digits < value.len && value.at[digits] >= '0' && value.at[digits] <= '9') {
+            zeros += value.at[digits++] == '0';
+        }
+        if (second_is(message->names[i], "max-forwards") && digits == value.len && digits > 0 &&
+            digits <= 9) {
+            none = zeros == digits;
+        }
+    }
+    return none;
 }
 
 /* The next request that the client sent and the engine does not answer itself. */
@@ -317,8 +343,15 @@ static enum second_verdict next_sent(const char *data, size_t size, size_t *at,
             *at += ret->used;
         }
     } while (verdict == SECOND_WHOLE &&
-             (second_is(ret->words[1], "*") || strncasecmp(ret->words[1].at, "https:", 6) == 0));
+             (second_is(ret->words[1], "*") || has_no_hops(ret) ||
+              (ret->words[1].len >= 6 && strncasecmp(ret->words[1].at, "https:", 6) == 0)));
     return verdict;
+}
+
+/* RFC 9110 9.1: a method has a case. */
+static bool is_head(struct second_text method)
+{
+    return method.len == 4 && memcmp(method.at, "HEAD", 4) == 0;
 }
 
 /* Takes what came to the upstream; each whole request is held against what was sent, and answered.
@@ -347,7 +380,7 @@ static bool serve(const char *data, size_t size, size_t *sent_at, size_t *forwar
             hold(line->read == line->len, "no request comes before the last one is answered");
             (*forwarded)++;
             say(line->fd, "HTTP/1.1 200 OK\r\nx-from: upstream\r\ncontent-length: 2\r\n\r\nok",
-                second_is(got.words[0], "HEAD") ? 57 : 59);
+                is_head(got.words[0]) ? 57 : 59);
             moved = true;
         }
         if (ended) {

@@ -31,8 +31,8 @@ enum {
     WORDS_MAX = 256,       /* of the dictionary */
     INPUTS_MAX = 8192,     /* in memory; beyond that new ones take the place of old ones */
     COVERAGE_SIZE = 65536, /* buckets of code edges */
-    HANG_SECONDS = 10,     /* that a few thousand inputs may take together */
-    TURN = 2048            /* inputs between two looks at the clock */
+    HANG_SECONDS = 10,     /* that the inputs of a turn may take together */
+    TURN = 64              /* inputs between two looks at the clock */
 };
 
 struct input {

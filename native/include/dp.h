@@ -365,6 +365,7 @@ typedef struct {
     uint32_t has_upgrade;
     uint32_t takes_trailers; /* TE: trailers */
     uint32_t is_https;       /* the target is an https URI */
+    uint32_t max_forwards;   /* of a TRACE or OPTIONS; UINT32_MAX: not told */
     uint32_t path_is_plain;  /* the path has its one form already: see dp_request_normalise */
     uint32_t field_count;
     dp_field fields[256];

@@ -125,10 +125,8 @@ void dp_client_moved(const dp_engine *engine, dp_conn *conn, const uint8_t *text
     if (len < sizeof(copy)) {
         memcpy(copy, text, len);
         copy[len] = '\0';
-        if (dp_address_parse(copy, address)) {
+        if (dp_address_parse(copy, address))
             dp_client_set(engine, conn, address);
-            return;
-        }
     }
     memcpy(conn->client, text, len);
     conn->client_len = (uint8_t)len;

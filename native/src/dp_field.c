@@ -82,6 +82,9 @@ static uint16_t field_id(const uint8_t *name, size_t len)
     case 11:
         return token_is(name, "traceparent", 11) ? DP_F_TRACEPARENT : DP_F_OTHER;
     case 12:
+        if (token_is(name, "max-forwards", 12)) {
+            return DP_F_MAX_FORWARDS;
+        }
         return token_is(name, "x-request-id", 12) ? DP_F_X_REQUEST_ID : DP_F_OTHER;
     case 14:
         if (token_is(name, "content-length", 14)) {
@@ -255,6 +258,24 @@ static int note_codings(struct dp_facts *facts, const uint8_t *at, const uint8_t
     }
 }
 
+/* RFC 9110 7.6.2: digits. More than nine are more hops than there are, and any other value is for
+ * the one behind us to judge. */
+static void note_max_forwards(struct dp_facts *facts, const uint8_t *at, const uint8_t *end)
+{
+    uint32_t count = 0;
+
+    if (at == end || end - at > 9) {
+        return;
+    }
+    for (; at < end; at++) {
+        if (*at < '0' || *at > '9') {
+            return;
+        }
+        count = count * 10 + (uint32_t)(*at - '0');
+    }
+    facts->max_forwards = count + 1;
+}
+
 /* RFC 9110 10.1.4: TE names codings with weights, or just "trailers". */
 static void note_te(struct dp_facts *facts, const uint8_t *at, const uint8_t *end)
 {
@@ -399,6 +420,9 @@ static int note_field(struct dp_facts *facts, dp_field *field, const uint8_t *va
     case DP_F_TE:
         field->flags = DP_FIELD_DROP;
         note_te(facts, value, end);
+        return DP_OK;
+    case DP_F_MAX_FORWARDS:
+        note_max_forwards(facts, value, end);
         return DP_OK;
     case DP_F_FORWARDED:
     case DP_F_X_FORWARDED_FOR:

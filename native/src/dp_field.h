@@ -26,6 +26,7 @@ struct dp_facts {
     uint32_t upgrade_count;
     dp_span upgrade; /* the last one's value */
     bool takes_trailers;
+    uint32_t max_forwards; /* plus 1; 0: none, or none that counts */
     bool has_host;
     dp_span host;
     dp_span host_name;

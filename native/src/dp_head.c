@@ -151,6 +151,12 @@ size_t dp_head_request(dp_engine *engine, const dp_conn *down, const uint8_t *da
         drops |= 1u << DP_F_EXPECT;
     if (head->framing != DP_BODY_CHUNKED || down->exchange->request_keep != DP_CHUNKED_TRAILERS)
         drops |= 1u << DP_F_TRAILER;
+    if (head->max_forwards != UINT32_MAX) { /* RFC 9110 7.6.2 */
+        drops |= 1u << DP_F_MAX_FORWARDS;
+        dp_put_text(&out, "max-forwards: ");
+        dp_put_number(&out, head->max_forwards - 1);
+        dp_put(&out, "\r\n", 2);
+    }
     bool absolute = head->target.off != head->path.off;
     if (absolute && head->host.len != 0) {
         /* RFC 9112 3.2.2: the target's authority replaces Host. */

@@ -360,6 +360,12 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
     if ((down->flags & DP_C_PROBE) != 0) {
         dp_answer ok = {.status = 200, .body = (const uint8_t *)"ready\n", .body_len = 6};
         send_answer(engine, down, &ok);
+    } else if (head->max_forwards == 0) { /* RFC 9110 7.6.2: it goes no further */
+        dp_answer none = {.status = 200};
+        if (head->method == DP_M_OPTIONS)
+            send_answer(engine, down, &none);
+        else
+            refuse(engine, down, 501);
     } else if (route == NULL) {
         refuse(engine, down, 404);
     } else if (route->upstream < 0) {
@@ -554,6 +560,16 @@ static bool respond_interim(dp_engine *engine, dp_conn *down, const uint8_t *dat
     return len != 0 && dp_conn_send(engine, down, &iov, 1) == 0;
 }
 
+/* An upstream that answers before it has all of the request may never read the rest, and many do
+ * not read a body where they expect none: either would be its next request. */
+static bool is_in_step(const dp_exchange *exchange, const dp_conn *up)
+{
+    const uint32_t bodiless = DP_M_GET | DP_M_HEAD | DP_M_OPTIONS | DP_M_TRACE;
+    return exchange->response_framing != DP_BODY_CLOSE && exchange->request_done &&
+           dp_conn_unsent(up) == 0 &&
+           ((exchange->method & bodiless) == 0 || exchange->request_framing == DP_BODY_NONE);
+}
+
 /* Forwards the head in engine->response with what came of the body. */
 static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len, bool buffered)
 {
@@ -562,7 +578,7 @@ static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t
     dp_conn *up = down->peer;
     exchange->response_framing = (uint8_t)head->framing;
     exchange->response_left = head->framing == DP_BODY_LENGTH ? head->content_length : 0;
-    exchange->reusable = head->keep_alive != 0 && head->framing != DP_BODY_CLOSE;
+    exchange->reusable = head->keep_alive != 0 && is_in_step(exchange, up);
     bool unframed = head->framing == DP_BODY_CLOSE ||
                     (head->framing == DP_BODY_CHUNKED && exchange->minor == 0);
     if (unframed || !exchange->request_done || engine->closing_idle)

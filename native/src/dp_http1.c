@@ -295,6 +295,8 @@ int dp_request_parse(const uint8_t *data, size_t len, const dp_head_limits *limi
     if (ret_head->method == DP_M_TRACE && (facts.codings != 0 || facts.content_length != 0)) {
         return DP_EMALFORMED; /* RFC 9110 9.3.8 */
     }
+    const bool counts_hops = (ret_head->method & (DP_M_TRACE | DP_M_OPTIONS)) != 0;
+    ret_head->max_forwards = counts_hops ? facts.max_forwards - 1 : UINT32_MAX;
     ret_head->expects_continue = 0;
     if (facts.expect_count > 0 && facts.minor == 1) {
         /* RFC 9110 10.1.1: not heeded in HTTP/1.0 */

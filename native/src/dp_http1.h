@@ -29,6 +29,7 @@ enum dp_field_id {
     DP_F_X_REQUEST_ID,
     DP_F_TRACEPARENT,
     DP_F_HTTP2_SETTINGS,
+    DP_F_MAX_FORWARDS,
     DP_F_COUNT
 };
 

@@ -438,6 +438,7 @@ static void check_ids(void)
                  {"X-Request-ID", DP_F_X_REQUEST_ID},
                  {"traceparent", DP_F_TRACEPARENT},
                  {"HTTP2-Settings", DP_F_HTTP2_SETTINGS},
+                 {"Max-Forwards", DP_F_MAX_FORWARDS},
                  {"User-Agent", DP_F_OTHER},
                  {"Hosts", DP_F_OTHER},
                  {"Content-Lengthy", DP_F_OTHER},

@@ -102,6 +102,7 @@ REQUESTS: Final[tuple[Taken | Refused, ...]] = (
     Taken("dots that are names", "3986 3.3", get(target=b"/.well-known/...//a..b/..c"), {"path": b"/.well-known/...//a..b/..c"}),
     Taken("dots in a query", "3986 3.4", get(target=b"/?/../"), {"query": b"?/../"}),
     Taken("absolute-form", "9112 3.2.2", b"GET HTTP://A.example:8080/x?y HTTP/1.1\r\nHost: a.EXAMPLE:8080\r\n\r\n", {"host": b"A.example:8080", "host_name": b"A.example", "path": b"/x", "query": b"?y"}),
+    Taken("absolute-form, https", "9110 7.4", get(target=b"HTTPS://a/"), {"path": b"/", "is_https": True}),
     Taken("absolute-form without path", "9110 4.2.3", b"GET http://a HTTP/1.1\r\nHost: a\r\n\r\n", {"path": b"/", "query": b""}),
     Refused("absolute-form, other Host", "9112 3.2.2", get(target=b"http://b/")),
     Refused("absolute-form, other port", "9112 3.2.2", get(target=b"http://a:80/")),
@@ -254,6 +255,13 @@ REQUESTS: Final[tuple[Taken | Refused, ...]] = (
     Taken("TE in a list", "9110 10.1.4", get(b"TE: deflate;q=0.5 , TRAILERS"), {"takes_trailers": True}),
     Taken("TE in HTTP/1.0", "9112 7.4", get(b"TE: trailers", version=b"HTTP/1.0"), {"takes_trailers": False}),
     Taken("h2c goes no further", "9113 3.1", get(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk"), {"has_upgrade": True, "dropped": (b"Connection", b"Upgrade", b"HTTP2-Settings")}),
+    # --- Max-Forwards
+    Taken("hops of TRACE", "9110 7.6.2", b"TRACE / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 10\r\n\r\n", {"max_forwards": 10}),
+    Taken("no hops of OPTIONS", "9110 7.6.2", b"OPTIONS / HTTP/1.1\r\nHost: a\r\nmax-forwards: 0\r\n\r\n", {"max_forwards": 0}),
+    Taken("hops of GET mean nothing", "9110 7.6.2", get(b"Max-Forwards: 0"), {"max_forwards": None}),
+    Taken("hops that are no number", "9110 7.6.2", b"TRACE / HTTP/1.1\r\nHost: a\r\nMax-Forwards: +1\r\n\r\n", {"max_forwards": None}),
+    Refused("TRACE with a length", "9110 9.3.8", b"TRACE / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n"),
+    Refused("TRACE with chunks", "9110 9.3.8", b"TRACE / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"),
     # --- upgrades
     Taken("websocket", "9110 7.8", get(b"Connection: Upgrade", b"Upgrade: websocket"), {"upgrade": b"websocket", "dropped": (b"Connection", b"Upgrade")}),
     Taken("upgrade among other options", "9110 7.8", get(b"Connection: keep-alive, UPGRADE", b"Upgrade: WebSocket/13"), {"upgrade": b"WebSocket/13"}),

@@ -114,6 +114,8 @@ LAXER: Final[dict[str, frozenset[str]]] = {
         "major 3",
         "minor 9",
         "the HTTP/2 preface",
+        "TRACE with a length",
+        "TRACE with chunks",
         "absolute-form, one slash",
         "absolute-form, backslashes",
         "a target that is a name",
@@ -144,6 +146,8 @@ LAXER: Final[dict[str, frozenset[str]]] = {
     },
     "llhttp": _BOTH
     | {
+        "TRACE with a length",
+        "TRACE with chunks",
         "HTTP/0.9",
         "no Host",
         "two Hosts, equal",

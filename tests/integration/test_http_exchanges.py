@@ -292,3 +292,48 @@ def test_many_connections_at_once_share_a_few_upstream_ones(proxy: START, upstre
     assert failures == []
     running.settles()
     assert running.stats()["upstream_idle"] <= 4
+
+
+@pytest.mark.parametrize(
+    ("method", "framing", "kept"),
+    [
+        ("GET", b"content-length: 5\r\n\r\nhello", False),
+        ("GET", b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", False),
+        ("OPTIONS", b"content-length: 5\r\n\r\nhello", False),
+        ("GET", b"\r\n", True),
+        ("DELETE", b"content-length: 5\r\n\r\nhello", True),
+        ("POST", b"content-length: 5\r\n\r\nhello", True),
+    ],
+)
+def test_a_body_where_many_read_none_is_the_last_on_its_upstream_connection(
+    method: str, framing: bytes, kept: bool, proxy: START, upstream: SERVE
+) -> None:
+    """One that does not read it would take it for the next request, which may be another's."""
+    served = upstream()
+    with proxy(served.port).client() as client:
+        for _ in range(3):
+            client.send(method.encode() + b" / HTTP/1.1\r\nhost: a\r\n" + framing)
+            assert client.answer().status == 200
+    assert served.accepted == (1 if kept else 3)
+
+
+def test_an_upstream_that_answered_before_it_had_the_request_is_not_asked_again(
+    proxy: START, upstream: SERVE
+) -> None:
+    def script(peer: Peer) -> None:
+        head = peer.head()
+        peer.answer(b"early" if "POST" in head.line else b"in time")
+        peer.rest()
+
+    served = upstream(script)
+    running = proxy(served.port)
+    with running.client() as client:
+        client.send(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n")
+        head = client.head()
+        assert head.get("connection") == "close"
+        client.send(b"hello")
+        assert client.exactly(5) == b"early"
+        assert client.ends()
+    with running.client() as client:
+        assert client.get().body == b"in time"
+    assert served.accepted == 2

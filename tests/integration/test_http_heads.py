@@ -329,3 +329,37 @@ def test_a_clients_address_is_told_in_full(address: str, proxy: START, upstream:
     ) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
         assert served.next().get("x-forwarded-for") == address
+
+
+def test_trace_and_options_go_as_far_as_they_may(proxy: START, upstream: SERVE) -> None:
+    """RFC 9110 7.6.2: one hop less each time, and none beyond the last."""
+    served = upstream()
+    running = proxy(served.port)
+    with running.client() as client:
+        for method in ("OPTIONS", "TRACE"):
+            assert client.get(method=method, fields="max-forwards: 3\r\n").status == 200
+            assert served.next().get("max-forwards") == "2"
+        assert client.get(fields="max-forwards: 0\r\n").status == 200
+        assert served.next().get("max-forwards") == "0"
+        answer = client.get(method="OPTIONS", fields="Max-Forwards: 0\r\n")
+        assert (answer.status, answer.body, answer.get("connection")) == (200, b"", None)
+        assert client.get(method="TRACE", fields="Max-Forwards: 0\r\n").status == 501
+    assert served.seen.empty()
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"), [("", None), ("date: Tue, 15 Nov 1994\r\n", "Tue, 15")]
+)
+def test_an_answer_without_a_date_gets_one(
+    fields: str, kept: str | None, proxy: START, upstream: SERVE
+) -> None:
+    """RFC 9110 6.6.1: who forwards it, with a clock, adds what is missing; never a second one."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.answer(fields=fields)
+
+    with proxy(upstream(script).port).client() as client:
+        date = client.get().get("date")
+        assert date is not None
+        assert date.startswith(kept) if kept else date.endswith(" GMT")

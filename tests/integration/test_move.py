@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dataplane.control import messages
+from dataplane.model.spec import MatchSpec
 from dataplane.worker.faults import BLUE_STEPS, GREEN_STEPS
 from tests.support.rig import Client, HeldUpstream, Rig, client, request, run
 from tests.support.specs import app_spec, route_answering, route_to, upstream
@@ -197,11 +198,13 @@ def test_green_dies_after_the_commit_and_blue_serves_whoever_comes(
 ) -> None:
     async def life() -> None:
         async with Rig(tmp_path) as rig, HeldUpstream() as held, client(rig.port) as busy:
-            spec = app_spec(route_to("api"), upstreams=(upstream("api", held.port),))
+            own = route_answering("own", MatchSpec(host=None, path="/own", methods=(), headers=()))
+            spec = app_spec(own, route_to("api"), upstreams=(upstream("api", held.port),))
             blue = await rig.serving(spec)
             green = await rig.fork(GREEN, generation=2, faults=(f"crash-at:{step}",))
             await green.ready()
-            async with client(rig.port):
+            async with client(rig.port) as idle:
+                assert await idle.get("/own") == b"own"
                 busy.send(request())
                 await held.asked.wait()
                 await rig.swap(blue, green)

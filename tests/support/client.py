@@ -52,9 +52,11 @@ class Client(Wire):
         assert head.line.startswith("HTTP/1.1 1"), head.line
         return head
 
-    def answer(self, *, to_head: bool = False) -> Answer:
+    def answer(self, *, to_head: bool = False, after_interim: bool = False) -> Answer:
         """The next whole answer; one that ends before it should is a failure."""
         head = self.head()
+        while after_interim and head.line.startswith("HTTP/1.1 1"):
+            head = self.head()
         version, _, rest = head.line.partition(" ")
         assert version == "HTTP/1.1", head.line
         status = int(rest[:3])

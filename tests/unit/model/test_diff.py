@@ -57,6 +57,22 @@ def test_value_is_told_in_the_units_and_words_of_the_config_file() -> None:
     ]
 
 
+def test_trust_in_proxies_is_told_network_by_network() -> None:
+    (listener,) = BLUE.listeners
+    before = dataclasses.replace(listener, trusted_proxies=("10.0.0.0/8", "::1/128"))
+    after = dataclasses.replace(
+        listener, proxy_protocol=True, trusted_proxies=("10.0.0.0/8", "192.0.2.0/24")
+    )
+    assert told(
+        dataclasses.replace(BLUE, listeners=(before,)),
+        dataclasses.replace(BLUE, listeners=(after,)),
+    ) == [
+        "~ listeners[web].proxy_protocol: false -> true",
+        "- listeners[web].trusted_proxies: ::1/128",
+        "+ listeners[web].trusted_proxies: 192.0.2.0/24",
+    ]
+
+
 def test_listener_is_named_and_endpoints_come_and_go_one_by_one() -> None:
     after = dataclasses.replace(
         BLUE,
