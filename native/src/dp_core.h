@@ -207,6 +207,7 @@ struct dp_conn {
     dp_conn **timer_at;
     dp_conn *next;      /* ready queue, pool, movable list or dead list */
     dp_conn *prev;      /* pool and movable list */
+    uint64_t bound;     /* down: key of the idle upstream connection that speaks for it alone */
     uint64_t frozen_us; /* when it was taken out of service, for the stall */
     char client[46];    /* down: text of the address, as x-forwarded-for shows it */
     uint8_t client_len;
@@ -396,6 +397,8 @@ void dp_upstream_release(dp_engine *engine, dp_conn *up, bool reusable);
 /* A connecting socket became writable: DP_OK or DP_ESYSTEM. */
 int dp_upstream_connected(dp_engine *engine, dp_conn *up);
 int dp_socket_connected(int fd, const dp_endpoint *endpoint);
+/* down ends: so does the connection that speaks for it alone. */
+void dp_upstream_unbind(dp_engine *engine, dp_conn *down);
 /* Its socket is closed: what it counted is given back. */
 void dp_upstream_closed(dp_engine *engine, const dp_conn *up);
 
@@ -436,6 +439,8 @@ void dp_event_tell(dp_engine *engine, uint32_t slot, uint32_t kind);
 int dp_queue_join(dp_engine *engine, dp_conn *down, const struct iovec *iov, int count);
 void dp_queue_leave(dp_engine *engine, dp_conn *down); /* where it waits */
 void dp_queue_room(dp_engine *engine, uint32_t slot);  /* a connection of it ended, or is idle */
+/* Whether other workers wait for this upstream's connections, and nobody here does. */
+bool dp_queue_is_wanted(const dp_engine *engine, uint32_t upstream);
 void dp_queue_poll(dp_engine *engine);
 void dp_queue_serve(dp_engine *engine);
 
