@@ -459,6 +459,8 @@ enum dp_retry_cause { DP_CAUSE_ENDED, DP_CAUSE_STATUS };
 
 void dp_retry_begin(dp_engine *engine, dp_conn *down, const struct iovec *iov, int count);
 void dp_retry_sent(dp_engine *engine, dp_conn *down, const uint8_t *data, size_t len);
+/* down has its upstream connection: keeps what went there only while it may have to go again. */
+void dp_retry_opened(dp_engine *engine, dp_conn *down, const struct iovec *iov, int count);
 bool dp_retry_may_fail_over(const dp_exchange *exchange);
 /* False: the answer that there is stands. True: it was sent again, or waits, or was refused. */
 bool dp_retry(dp_engine *engine, dp_conn *down, enum dp_retry_cause cause, uint32_t status);

@@ -331,6 +331,10 @@ int dp_upstream_connected(dp_engine *engine, dp_conn *up)
 {
     if (dp_socket_connected(up->fd, engine->pools[up->endpoint].endpoint) != DP_OK)
         return DP_ESYSTEM;
+    if (up->protocol == DP_TCP) { /* no other answer is known to be one */
+        dp_outcome_answered(engine, up->endpoint, 0);
+        dp_outcome_latency(engine, up->peer, false);
+    }
     up->state = DP_S_EXCHANGE;
     up->deadline = 0;
     return DP_OK;
