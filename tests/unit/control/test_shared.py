@@ -41,14 +41,13 @@ def test_an_engine_takes_a_seat_and_its_endpoints_are_seen(page: SharedPage) -> 
 
 
 def test_a_dead_process_loses_its_seat_to_the_next(page: SharedPage) -> None:
-    with mmap.mmap(page.fd, SHARED_BYTES) as mapped:
+    with mmap.mmap(page.fd, SHARED_BYTES) as mapped, engine(mapped, 1):
+        page.mark_dead(os.getpid() + 1)  # another's death is another's
+        assert page.seated() == (os.getpid(),)
+        page.mark_dead(os.getpid())
+        assert (page.seated(), page.endpoints()) == ((), ())
         with engine(mapped, 1):
-            page.mark_dead(os.getpid() + 1)  # another's death is another's
             assert page.seated() == (os.getpid(),)
-            page.mark_dead(os.getpid())
-            assert (page.seated(), page.endpoints()) == ((), ())
-            with engine(mapped, 1):
-                assert page.seated() == (os.getpid(),)
 
 
 def test_it_cannot_be_made_smaller_or_larger(page: SharedPage) -> None:
