@@ -139,6 +139,7 @@ class _Supervisor:
         )
         births = Births(
             workers_dir=self._claim.run.workers,
+            secret=self._claim.secret,
             listeners=self._listeners,
             wanted=self._wanted,
             clock=clock,
