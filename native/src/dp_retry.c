@@ -141,7 +141,8 @@ static bool is_allowed(dp_engine *engine, dp_conn *down, enum dp_retry_cause cau
         exchange->tried.count = 0; /* it is not the endpoint's fault */
         return true;
     }
-    if (retries == NULL || !exchange->keeps || exchange->repeats >= retries->attempts ||
+    bool began = cause == DP_CAUSE_ENDED && up->in.len != 0;
+    if (retries == NULL || !exchange->keeps || exchange->repeats >= retries->attempts || began ||
         !names(retries, cause, status) || !budget_spend(engine, exchange->route))
         return false;
     exchange->repeats++;
