@@ -7,7 +7,7 @@ crash uses the same, whatever became of files meanwhile.
 from __future__ import annotations
 
 import contextlib
-import os
+import hashlib
 from pathlib import Path
 from typing import Final
 
@@ -34,11 +34,14 @@ class Births:
         self,
         *,
         workers_dir: Path,
+        secret: bytes,
         listeners: Listeners,
         logs: Logs,
         wanted: Wanted,
         clock: Clock,
     ) -> None:
+        """`secret`: what each app's key of sticky cookies is made from."""
+        self._secret = secret
         self._workers_dir = workers_dir
         self._listeners = listeners
         self._logs = logs
@@ -56,7 +59,8 @@ class Births:
         lent = self._listeners.acquire(app.name, image.spec)
         try:
             if app.shared is None:
-                app.shared = SharedPage(f"shared-{app.name}", os.getrandom(16))
+                key = hashlib.blake2b(app.name.encode(), key=self._secret, digest_size=16)
+                app.shared = SharedPage(f"shared-{app.name}", key.digest())
             spec_fd = sealed_memfd(f"spec-{app.name}", image.spec.to_json())
         except OSError as error:
             self._listeners.release(lent)

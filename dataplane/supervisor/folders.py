@@ -18,6 +18,7 @@ from dataplane.system.sockets import check_unix_path
 
 SOCKET_MODE: Final = 0o660
 API_BACKLOG: Final = 64
+SECRET_BYTES: Final = 32
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,7 @@ class Claim:
             _make(state_dir, "--state-dir")
             self._lock(self.run.lock, f"a supervisor already runs on {run_dir}")
             self._lock(state_dir / "state.lock", f"a supervisor already uses {state_dir}")
+            self.secret: Final = _secret(state_dir / "sticky.key")
             _write(self.run.pid, f"{os.getpid()}\n")
             self._open.callback(_remove, self.run.pid)
             until_done.pop_all()
@@ -117,6 +119,22 @@ def _make(folder: Path, flag: str) -> None:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise LaunchError(f"cannot write to the folder {folder}: {reason}; see {flag}") from error
+
+
+def _secret(path: Path) -> bytes:
+    """Of the hashes that clients keep in cookies: drawn once, so that they outlive a supervisor."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if len(known := path.read_bytes()) == SECRET_BYTES:
+                return known
+        drawn, half = os.getrandom(SECRET_BYTES), path.with_suffix(".new")
+        fd = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(drawn)
+        half.replace(path)
+    except OSError as error:
+        raise LaunchError(f"cannot keep {path}: {error.strerror}") from error
+    return drawn
 
 
 def _write(path: Path, text: str) -> None:

@@ -152,6 +152,7 @@ class _Supervisor:
         self._logs = Logs(options.state_dir / "logs", clock=clock, events=events, tasks=tasks)
         births = Births(
             workers_dir=self._claim.run.workers,
+            secret=self._claim.secret,
             listeners=self._listeners,
             logs=self._logs,
             wanted=self._wanted,

@@ -17,6 +17,7 @@ static const char *const words[] = {
     [DP_OUT_RATE] = "rate_limit",
     [DP_OUT_NOT_IMPLEMENTED] = "not_implemented",
     [DP_OUT_VERSION] = "unknown_version",
+    [DP_OUT_NO_ENDPOINT] = "no_endpoint",
     [DP_OUT_CONNECT_FAILED] = "connect_failed",
     [DP_OUT_UPSTREAM_BROKE] = "upstream_broke",
     [DP_OUT_UPSTREAM_TIMEOUT] = "upstream_timeout",

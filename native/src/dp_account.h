@@ -18,6 +18,7 @@ enum dp_outcome {
     DP_OUT_RATE,
     DP_OUT_NOT_IMPLEMENTED,
     DP_OUT_VERSION,
+    DP_OUT_NO_ENDPOINT, /* of its upstream none is well */
     DP_OUT_CONNECT_FAILED,
     DP_OUT_UPSTREAM_BROKE,
     DP_OUT_UPSTREAM_TIMEOUT,

@@ -262,6 +262,7 @@ struct dp_conn {
     dp_conn **timer_at;
     dp_conn *next;      /* ready queue, pool, movable list or dead list */
     dp_conn *prev;      /* pool and movable list */
+    uint64_t bound;     /* down: key of the idle upstream connection that speaks for it alone */
     uint64_t frozen_us; /* when it was taken out of service, for the stall */
     char client[46];    /* down: text of the client's address, behind trusted proxies */
     uint8_t client_len;
@@ -515,6 +516,8 @@ void dp_upstream_release(dp_engine *engine, dp_conn *up, bool reusable);
 /* A connecting socket became writable: DP_OK or DP_ESYSTEM. */
 int dp_upstream_connected(dp_engine *engine, dp_conn *up);
 int dp_socket_connected(int fd, const dp_endpoint *endpoint);
+/* down ends: so does the connection that speaks for it alone. */
+void dp_upstream_unbind(dp_engine *engine, dp_conn *down);
 /* Its socket is closed: what it counted is given back. */
 void dp_upstream_closed(dp_engine *engine, const dp_conn *up);
 
@@ -555,6 +558,8 @@ void dp_event_tell(dp_engine *engine, uint32_t slot, uint32_t kind);
 int dp_queue_join(dp_engine *engine, dp_conn *down, const struct iovec *iov, int count);
 void dp_queue_leave(dp_engine *engine, dp_conn *down); /* where it waits */
 void dp_queue_room(dp_engine *engine, uint32_t slot);  /* a connection of it ended, or is idle */
+/* Whether other workers wait for this upstream's connections, and nobody here does. */
+bool dp_queue_is_wanted(const dp_engine *engine, uint32_t upstream);
 void dp_queue_poll(dp_engine *engine);
 void dp_queue_serve(dp_engine *engine);
 
@@ -573,6 +578,8 @@ enum dp_retry_cause { DP_CAUSE_ENDED, DP_CAUSE_STATUS };
 
 void dp_retry_begin(dp_engine *engine, dp_conn *down, const struct iovec *iov, int count);
 void dp_retry_sent(dp_engine *engine, dp_conn *down, const uint8_t *data, size_t len);
+/* down has its upstream connection: keeps what went there only while it may have to go again. */
+void dp_retry_opened(dp_engine *engine, dp_conn *down, const struct iovec *iov, int count);
 bool dp_retry_may_fail_over(const dp_exchange *exchange);
 /* False: the answer that there is stands. True: it was sent again, or waits, or was refused. */
 bool dp_retry(dp_engine *engine, dp_conn *down, enum dp_retry_cause cause, uint32_t status);
@@ -666,6 +673,14 @@ typedef struct dp_body_step {
  * but a trailer field that has not ended. */
 dp_body_step dp_body_feed(uint8_t framing, uint64_t *left, dp_chunked *chunked, int keep,
                           uint8_t *data, size_t len);
+
+/* Of a request's head. */
+static inline dp_head_limits dp_head_limits_of(const dp_engine *engine)
+{
+    return (dp_head_limits){.max_bytes = engine->options.max_header_bytes,
+                            .max_fields = engine->options.max_headers,
+                            .max_target = engine->options.max_header_bytes / 2};
+}
 
 /* --- dp_head: heads and answers that go out --------------------------------------------------- */
 

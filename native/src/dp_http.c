@@ -112,13 +112,17 @@ static void send_answer(dp_engine *engine, dp_conn *down, dp_answer *answer)
 }
 
 /* A one-line reason. For http problems that are the client's or an upstream's. */
-static void refuse(dp_engine *engine, dp_conn *down, uint32_t status)
+static void refuse_saying(dp_engine *engine, dp_conn *down, uint32_t status, const char *text)
 {
-    const char *text = dp_status_text(status);
-    dp_exchange_blame(down, dp_outcome_of(status));
     engine->stats->own_answers_total[dp_status_slot(status)]++;
     dp_answer answer = {.status = status, .body = (const uint8_t *)text, .body_len = strlen(text)};
     send_answer(engine, down, &answer);
+}
+
+static void refuse(dp_engine *engine, dp_conn *down, uint32_t status)
+{
+    dp_exchange_blame(down, dp_outcome_of(status));
+    refuse_saying(engine, down, status, dp_status_text(status));
 }
 
 static uint32_t status_of(int result)
@@ -229,13 +233,6 @@ static dp_body_step request_feed(dp_engine *engine, dp_exchange *exchange, uint8
 
 /* --- request heads ---------------------------------------------------------------------------- */
 
-static dp_head_limits limits_of(const dp_engine *engine)
-{
-    return (dp_head_limits){.max_bytes = engine->options.max_header_bytes,
-                            .max_fields = engine->options.max_headers,
-                            .max_target = engine->options.max_header_bytes / 2};
-}
-
 static void answer_route(dp_engine *engine, dp_conn *down, const dp_route *route,
                          const uint8_t *data)
 {
@@ -256,24 +253,6 @@ static void answer_route(dp_engine *engine, dp_conn *down, const dp_route *route
     send_answer(engine, down, &answer);
 }
 
-/* The upstream may just be closing the pooled connection that this went to. A safe request may then
- * be repeated (RFC 9112 9.3.1), so its bytes are kept until the answer begins. What may change
- * something is sent twice only where its route says so. */
-static bool may_cross(const dp_conn *down)
-{
-    const uint32_t safe = DP_M_GET | DP_M_HEAD | DP_M_OPTIONS | DP_M_TRACE;
-    return down->exchange->request_done && (down->exchange->method & safe) != 0 &&
-           (down->peer->flags & DP_C_FRESH) == 0;
-}
-
-static void keep_sent(dp_engine *engine, dp_exchange *exchange, size_t head_len,
-                      const uint8_t *body, size_t body_len)
-{
-    if (dp_buffer_append(engine, &exchange->sent, engine->head_buffer, head_len) != DP_OK ||
-        dp_buffer_append(engine, &exchange->sent, body, body_len) != DP_OK)
-        dp_buffer_free(engine, &exchange->sent);
-}
-
 static uint64_t request_wait_ms(const dp_engine *engine, const dp_exchange *exchange)
 {
     return exchange->request_done ? exchange->route->request_timeout_ms
@@ -285,9 +264,11 @@ void dp_http_opened(dp_engine *engine, dp_conn *down, int result)
     dp_exchange *exchange = down->exchange;
     if (result == DP_OK) {
         dp_timer_set(engine, down, request_wait_ms(engine, exchange));
-        if (!exchange->keeps && !may_cross(down))
-            dp_buffer_free(engine, &exchange->sent);
-    } else if (result == DP_ENOMEM || result == DP_ETOOBIG || result == DP_EGONE) {
+        dp_retry_opened(engine, down, NULL, 0);
+    } else if (result == DP_EGONE) {
+        dp_exchange_blame(down, DP_OUT_NO_ENDPOINT);
+        refuse_saying(engine, down, 503, "no endpoint of the upstream is well\n");
+    } else if (result == DP_ENOMEM || result == DP_ETOOBIG) {
         refuse(engine, down, 503);
     } else if (result != DP_NEED_MORE) {
         dp_http_upstream_failed(engine, down, false);
@@ -311,8 +292,8 @@ static void open_upstream(dp_engine *engine, dp_conn *down, const dp_route *rout
     dp_retry_begin(engine, down, iov, 2);
     int result = dp_upstream_open(engine, down, iov, 2);
     dp_http_opened(engine, down, result);
-    if (result == DP_OK && exchange->sent.len == 0 && may_cross(down))
-        keep_sent(engine, exchange, head_len, body, body_len);
+    if (result == DP_OK)
+        dp_retry_opened(engine, down, iov, 2);
 }
 
 /* data[0..len) begins with the head in engine->request. */
@@ -453,7 +434,7 @@ static bool read_request(dp_engine *engine, dp_conn *down)
     size_t len = (size_t)got;
     if (!skip_empty_line(engine, down, &data, &len, buffered))
         return true;
-    dp_head_limits limits = limits_of(engine);
+    dp_head_limits limits = dp_head_limits_of(engine);
     uint32_t head_len;
     int result = dp_head_end(data, len, &limits, &down->scanned, &head_len);
     if (result == DP_NEED_MORE)
@@ -638,7 +619,7 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
     if (!down->exchange->keeps)
         dp_exchange_forget_sent(engine, down); /* it was received */
     size_t len = (size_t)got;
-    dp_head_limits limits = limits_of(engine);
+    dp_head_limits limits = dp_head_limits_of(engine);
     limits.max_target = 0;
     uint32_t head_len;
     int result = dp_head_end(data, len, &limits, &up->scanned, &head_len);

@@ -191,8 +191,12 @@ static int pick_p2c(dp_engine *engine, dp_conn *down, dp_balancer *balancer)
 {
     const dp_endpoint *endpoints = engine->tables.upstreams[down->exchange->upstream].endpoints;
     int one = dp_balancer_any(balancer, &down->exchange->tried);
-    int other = dp_balancer_any(balancer, &down->exchange->tried);
-    if (one < 0 || one == other)
+    dp_tried rest = down->exchange->tried;
+    if (one < 0 || rest.count == DP_TRIED_MAX)
+        return one;
+    dp_tried_add(&rest, (uint32_t)one);
+    int other = dp_balancer_any(balancer, &rest);
+    if (other < 0)
         return one;
     uint64_t first = dp_latency_now(engine->pools[endpoints[one].slot].shared, engine->now_ms);
     uint64_t second = dp_latency_now(engine->pools[endpoints[other].slot].shared, engine->now_ms);

@@ -104,12 +104,13 @@ void dp_queue_room(dp_engine *engine, uint32_t slot)
         mark_room(engine, &engine->groups[pool->upstream], pool->index);
 }
 
-/* Whether workers other than this one wait for this upstream's connections. */
-static bool others_wait(const dp_engine *engine, const dp_upstream *upstream)
+bool dp_queue_is_wanted(const dp_engine *engine, uint32_t index)
 {
+    const dp_upstream *upstream = &engine->tables.upstreams[index];
     const dp_pool *first = &engine->pools[upstream->endpoints[0].slot];
-    return atomic_load_explicit(&first->shared->waiting, memory_order_relaxed) >
-           atomic_load_explicit(&first->count->waiting, memory_order_relaxed);
+    return upstream->max_connections != 0 && engine->groups[index].waiting == 0 &&
+           atomic_load_explicit(&first->shared->waiting, memory_order_relaxed) >
+               atomic_load_explicit(&first->count->waiting, memory_order_relaxed);
 }
 
 static void lend_idle(dp_engine *engine, const dp_upstream *upstream)
@@ -131,7 +132,7 @@ void dp_queue_poll(dp_engine *engine)
         dp_group *group = &engine->groups[i];
         if (upstream->max_connections == 0)
             continue;
-        if (group->waiting == 0 && others_wait(engine, upstream))
+        if (dp_queue_is_wanted(engine, i))
             lend_idle(engine, upstream);
         for (uint32_t j = 0; j < upstream->endpoint_count && group->full != 0; j++) {
             const dp_pool *pool = &engine->pools[upstream->endpoints[j].slot];

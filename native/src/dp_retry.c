@@ -84,6 +84,30 @@ void dp_retry_sent(dp_engine *engine, dp_conn *down, const uint8_t *data, size_t
         stop_keeping(engine, down->exchange);
 }
 
+/* The upstream may just be closing the pooled connection that this goes to. */
+static bool may_cross(const dp_conn *down)
+{
+    return down->exchange->request_done && (down->exchange->method & SAFE) != 0 &&
+           (down->peer->flags & DP_C_FRESH) == 0;
+}
+
+void dp_retry_opened(dp_engine *engine, dp_conn *down, const struct iovec *iov, int count)
+{
+    dp_exchange *exchange = down->exchange;
+    if (exchange->keeps)
+        return;
+    if (!may_cross(down)) {
+        dp_buffer_free(engine, &exchange->sent);
+        return;
+    }
+    bool empty = exchange->sent.len == 0;
+    for (int i = 0; i < count && empty; i++)
+        if (dp_buffer_append(engine, &exchange->sent, iov[i].iov_base, iov[i].iov_len) != DP_OK) {
+            dp_buffer_free(engine, &exchange->sent);
+            return;
+        }
+}
+
 /* --- deciding ----------------------------------------------------------------------------------
  */
 
@@ -117,7 +141,8 @@ static bool is_allowed(dp_engine *engine, dp_conn *down, enum dp_retry_cause cau
         exchange->tried.count = 0; /* it is not the endpoint's fault */
         return true;
     }
-    if (retries == NULL || !exchange->keeps || exchange->repeats >= retries->attempts ||
+    bool began = cause == DP_CAUSE_ENDED && up->in.len != 0;
+    if (retries == NULL || !exchange->keeps || exchange->repeats >= retries->attempts || began ||
         !names(retries, cause, status) || !budget_spend(engine, exchange->route))
         return false;
     exchange->repeats++;

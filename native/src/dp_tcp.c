@@ -124,6 +124,8 @@ void dp_tcp_opened(dp_engine *engine, dp_conn *down, int result)
     if (result != DP_OK) {
         bool full = result == DP_ETOOBIG || result == DP_ENOMEM;
         dp_meter_failed(engine, down);
+        if (result == DP_EGONE)
+            dp_exchange_blame(down, DP_OUT_NO_ENDPOINT);
         dp_tunnel_over(engine, down, full ? DP_OUT_LIMIT : DP_OUT_CONNECT_FAILED);
         dp_conn_reset(engine, down);
         return;

@@ -37,13 +37,12 @@ static void attach(dp_engine *engine, dp_conn *down, dp_conn *up)
         down->exchange->opened_us = dp_clock_us();
 }
 
-/* Others may wait for this connection, but not for us to have used it for so long. */
+/* Whether it may wait in its pool. */
 static bool is_kept(const dp_engine *engine, const dp_conn *up)
 {
     const dp_pool *pool = &engine->pools[up->endpoint];
-    const dp_upstream *upstream = upstream_of(engine, up->endpoint);
-    return upstream->proxy_protocol == 0 && pool->idle.count < pool->keepalive && up->in.len == 0 &&
-           dp_conn_unsent(up) == 0 &&
+    return pool->idle.count < pool->keepalive && !dp_queue_is_wanted(engine, pool->upstream) &&
+           up->in.len == 0 && dp_conn_unsent(up) == 0 &&
            (up->io & (DP_IO_READ | DP_IO_EOF | DP_IO_BROKEN | DP_IO_AT_EOF | DP_IO_NO_WRITE)) == 0;
 }
 
@@ -56,10 +55,16 @@ void dp_upstream_release(dp_engine *engine, dp_conn *up, bool reusable)
         dp_list_remove(&pool->idle, up);
         engine->stats->upstream_idle--;
     }
+    dp_conn *down = up->peer;
     detach(engine, up);
-    if (!reusable || !is_kept(engine, up)) {
+    bool speaks_for_one = upstream_of(engine, up->endpoint)->proxy_protocol != 0;
+    if (!reusable || !is_kept(engine, up) || (speaks_for_one && down == NULL)) {
         dp_conn_close(engine, up);
         return;
+    }
+    if (speaks_for_one) {
+        dp_upstream_unbind(engine, down); /* of another route's upstream */
+        down->bound = dp_conn_key(up);
     }
     up->state = DP_S_IDLE;
     up->flags &= (uint8_t)~DP_C_FRESH;
@@ -67,6 +72,21 @@ void dp_upstream_release(dp_engine *engine, dp_conn *up, bool reusable)
     engine->stats->upstream_idle++;
     dp_timer_set(engine, up, DP_UPSTREAM_IDLE_MS);
     dp_queue_room(engine, up->endpoint);
+}
+
+/* The idle connection that speaks for down alone, or NULL. */
+static dp_conn *bound_to(const dp_engine *engine, const dp_conn *down)
+{
+    dp_conn *up = down->bound != 0 ? dp_conn_find(engine, down->bound) : NULL;
+    return up != NULL && up->role == DP_UP && up->state == DP_S_IDLE ? up : NULL;
+}
+
+void dp_upstream_unbind(dp_engine *engine, dp_conn *down)
+{
+    dp_conn *up = bound_to(engine, down);
+    down->bound = 0;
+    if (up != NULL)
+        dp_upstream_release(engine, up, false);
 }
 
 void dp_upstream_closed(dp_engine *engine, const dp_conn *up)
@@ -151,11 +171,14 @@ static bool takes_one_more(dp_engine *engine, const dp_endpoint *endpoint)
 
 /* A pooled connection that takes the first bytes at once, or NULL. What a dead one refused whole
  * was certainly not executed. */
-static dp_conn *from_pool(dp_engine *engine, uint32_t slot)
+static dp_conn *from_pool(dp_engine *engine, const dp_conn *down, uint32_t slot)
 {
     dp_pool *pool = &engine->pools[slot];
+    bool speaks_for_one = upstream_of(engine, slot)->proxy_protocol != 0;
     dp_conn *up;
-    while ((up = pool->idle.head) != NULL) {
+    while ((up = speaks_for_one ? bound_to(engine, down) : pool->idle.head) != NULL) {
+        if (up->endpoint != slot)
+            return NULL;
         /* Its event may stand in this very batch, marked but not yet looked at. */
         if ((up->io & (DP_IO_READ | DP_IO_EOF | DP_IO_BROKEN)) != 0) {
             dp_upstream_release(engine, up, false);
@@ -212,7 +235,7 @@ static int open_at(dp_engine *engine, dp_conn *down, const dp_endpoint *endpoint
 {
     bool pooled = down->protocol == DP_HTTP && !down->exchange->again;
     dp_conn *up;
-    while (pooled && (up = from_pool(engine, endpoint->slot)) != NULL) {
+    while (pooled && (up = from_pool(engine, down, endpoint->slot)) != NULL) {
         int result = reuse(engine, down, up, iov, count);
         if (result != DP_EGONE)
             return result;
@@ -240,6 +263,10 @@ int dp_upstream_open(dp_engine *engine, dp_conn *down, struct iovec *iov, int co
     dp_tried *tried = &down->exchange->tried;
     if (engine->groups[down->exchange->upstream].waiting != 0)
         return dp_queue_join(engine, down, iov, count);
+    const dp_conn *bound = bound_to(engine, down);
+    if (bound != NULL && down->exchange->stuck < 0 &&
+        engine->pools[bound->endpoint].upstream == down->exchange->upstream)
+        down->exchange->stuck = engine->pools[bound->endpoint].index;
     int index;
     while ((index = dp_pick(engine, down)) >= 0) {
         const dp_endpoint *endpoint = &upstream->endpoints[index];
@@ -310,6 +337,10 @@ int dp_upstream_connected(dp_engine *engine, dp_conn *up)
 {
     if (dp_socket_connected(up->fd, engine->pools[up->endpoint].endpoint) != DP_OK)
         return DP_ESYSTEM;
+    if (up->protocol == DP_TCP) { /* no other answer is known to be one */
+        dp_outcome_answered(engine, up->endpoint, 0);
+        dp_outcome_latency(engine, up->peer, false);
+    }
     up->state = DP_S_EXCHANGE;
     up->deadline = 0;
     dp_meter_up(engine, engine->pools[up->endpoint].upstream, true);

@@ -148,6 +148,30 @@ static void seats_and_records_end(void)
            dp_shared_find(&third, (const char *)memory, DP_SHARED_KEY_MAX + 1, &count) == NULL);
 }
 
+static void others_say_what_is_well(void)
+{
+    dp_shared_count *count;
+
+    (void)lay_out();
+    dp_shared one = opened();
+    dp_shared other = opened();
+    dp_shared_endpoint *const record = dp_shared_find(&one, "tapi\0x", 6, &count);
+    expect("nothing is known", !dp_shared_others_find_well(&other, "tapi", 5));
+    atomic_store(&record->answers, 1);
+    expect("it answered another", dp_shared_others_find_well(&other, "tapi", 5));
+    expect("which is not ours to say", !dp_shared_others_find_well(&one, "tapi", 5));
+    expect("nor of another name", !dp_shared_others_find_well(&other, "tap", 4));
+    atomic_store(&record->failures, 1);
+    expect("it fails now", !dp_shared_others_find_well(&other, "tapi", 5));
+    atomic_store(&record->health, DP_HEALTH_UP);
+    expect("its check says that it is well", dp_shared_others_find_well(&other, "tapi", 5));
+    atomic_store(&record->health, DP_HEALTH_DOWN);
+    expect("or not", !dp_shared_others_find_well(&other, "tapi", 5));
+    atomic_store(&record->health, DP_HEALTH_UP);
+    dp_shared_leave(&one);
+    expect("who is gone says nothing", !dp_shared_others_find_well(&other, "tapi", 5));
+}
+
 static void latency_follows_peaks(void)
 {
     dp_shared_endpoint endpoint = {0};
@@ -169,6 +193,7 @@ int main(void)
     one_record_for_one_key();
     a_limit_holds_over_processes();
     seats_and_records_end();
+    others_say_what_is_well();
     latency_follows_peaks();
     return finish("shared");
 }

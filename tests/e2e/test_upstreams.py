@@ -7,7 +7,7 @@ import http.client
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.dataplane import APP, Dataplane, Json, app_config
 from tests.support.upstream import SECONDS, Peer, Upstream, echo
+from tests.support.wire import Wire
 
 
 class Moody:
@@ -117,6 +118,38 @@ def test_an_outage_that_blue_sees_too_stops_no_swap(plane: Dataplane) -> None:
     assert get(plane)[0] == 503
     plane.configure(config(gone, rollout="regress", health={**CHECK, "fall": 3}))
     assert plane.swap()["outcome"] == "swapped"
+
+
+def test_a_sticky_cookie_outlives_swap_and_supervisor(plane: Dataplane) -> None:
+    def named(name: bytes) -> Callable[[Peer], None]:
+        def script(peer: Peer) -> None:
+            while True:
+                peer.request()
+                peer.answer(name)
+
+        return script
+
+    with Upstream(named(b"a")) as one, Upstream(named(b"b")) as other:
+        endpoints = [f"127.0.0.1:{upstream.port}" for upstream in (one, other)]
+        plane.configure(config(*endpoints, workers=2, sticky={"cookie": "stick"}))
+        plane.start()
+        with Wire.connect(plane.address()) as client:
+            first = client.get()
+        cookie = (first.field("set-cookie") or "").partition(";")[0]
+
+        def holds() -> None:
+            for _ in range(4):
+                with Wire.connect(plane.address()) as client:
+                    again = client.get("/", f"cookie: {cookie}")
+                assert (again.body, again.field("set-cookie")) == (first.body, None)
+
+        holds()
+        assert plane.swap(force=True)["outcome"] == "swapped"
+        holds()
+        plane.signal(signal.SIGTERM)
+        assert plane.wait_end() == 0
+        plane.start()
+        holds()
 
 
 class Busy:

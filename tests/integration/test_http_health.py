@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import threading
 import time
@@ -120,6 +121,35 @@ def test_refused_connections_count_and_the_client_sees_none_of_it(
     assert (stats["ejections_total"], stats["upstream_connect_failures_total"]) == (1, 3)
 
 
+def test_tunnels_teach_too(proxy: START, upstream: SERVE, dead: Callable[[], int]) -> None:
+    served = upstream(lambda peer: peer.send(b"x"))
+    running = proxy(spec=app_of(dead(), served.port, ejection=ejection(3, 60_000)))
+    for _ in range(12):
+        with running.client("raw") as client:
+            assert client.exactly(1) == b"x"
+    stats = running.stats()
+    assert (stats["ejections_total"], stats["upstream_connect_failures_total"]) == (1, 3)
+
+
+def test_failures_that_are_not_in_a_row_leave_an_endpoint_in(proxy: START, upstream: SERVE) -> None:
+    turn = itertools.count()
+
+    def script(peer: Peer) -> None:
+        while True:
+            peer.request()
+            if next(turn) // 2 % 2:  # both in turns: well, well, cut, cut
+                peer.reset()
+                return
+            peer.answer()
+
+    running = proxy(spec=app_of(upstream(script).port, upstream(script).port,
+                                ejection=ejection(2, 60_000)))  # fmt: skip
+    with running.client() as client:
+        statuses = Counter(client.get().status for _ in range(20))
+    assert statuses[502] >= 5
+    assert running.stats()["ejections_total"] == 0
+
+
 def test_half_of_them_stay_whatever_they_do(proxy: START, dead: Callable[[], int]) -> None:
     running = proxy(spec=app_of(dead(), dead(), dead(), dead(), ejection=ejection(1, 60_000)))
     with running.client() as client:
@@ -181,7 +211,8 @@ def test_none_is_well_and_the_answer_is_503(proxy: START, upstream: SERVE) -> No
     running = proxy(spec=app_of(upstream(sick).port, health=health(fall=1)))
     heard(running, "down")
     with running.client() as client:
-        assert client.get().status == 503
+        answer = client.get()
+        assert (answer.status, answer.body) == (503, b"no endpoint of the upstream is well\n")
     assert running.call(running.engine.upstreams_down) == ("api",)
     assert sick.requests == 0
 

@@ -193,6 +193,19 @@ def test_an_answer_that_has_begun_is_never_tried_again(proxy: START, upstream: S
     assert served.accepted == 1
 
 
+def test_a_piece_of_a_head_is_a_beginning_too(proxy: START, upstream: SERVE) -> None:
+    def piece(peer: Peer) -> None:
+        peer.request()
+        peer.send(OK[:12])
+        peer.close()
+
+    served = upstream(piece)
+    running = proxy(spec=app_of(served.port, again=retries("reset")))
+    with running.client() as client:
+        assert client.get().status == 502
+    assert served.accepted == 1
+
+
 def test_echo_serves_as_before(proxy: START, upstream: SERVE) -> None:
     served = upstream(echo)
     with proxy(spec=app_of(served.port, again=retries("reset", "503"))).client() as client:

@@ -64,6 +64,18 @@ def test_no_connection_is_shared_by_two_clients(proxy: START, upstream: SERVE) -
         for _ in range(3):
             for client in (one, other):
                 assert f" {end_of(client)[1]} " in client.get().body.decode()
+        assert served.accepted == 2  # each client has one of its own, and keeps it
+        running.until(lambda stats: stats["upstream_idle"] == 2)
+    running.until(lambda stats: stats["upstream_connections"] == 0)  # and it ends with them
+
+
+def test_a_client_keeps_its_connection_among_many_endpoints(proxy: START, upstream: SERVE) -> None:
+    served = [upstream(reads_v1) for _ in range(3)]
+    running = proxy(spec=app_of(*(one.port for one in served), proxy_protocol="v1"))
+    with running.client() as client:
+        for _ in range(6):
+            assert client.get().status == 200
+    assert sum(one.accepted for one in served) == 1
 
 
 def test_a_tunnel_begins_with_it(proxy: START, upstream: SERVE) -> None:
