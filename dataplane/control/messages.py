@@ -8,6 +8,7 @@ beside a message (SCM_RIGHTS) in the order that the message's comment names.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from typing import Any, Final, TypeAlias
 
@@ -222,9 +223,10 @@ _KINDS: Final[dict[str, Any]] = {
 
 
 def learn_messages() -> None:
-    """Makes the first decoding of each message as quick as the later ones."""
+    """Makes the first of each message as quick as the later ones."""
     for kind in _KINDS.values():
         learn(kind)
+        _defaults(kind)
 
 
 def encode_message(message: Message) -> bytes:
@@ -234,22 +236,21 @@ def encode_message(message: Message) -> bytes:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """All fields, but those that came later and say what code before them meant.
-
-    So whoever does not know them yet still understands a message that has no need of them.
-    """
-    # Not dataclasses.asdict, which copies everything that it finds.
-    later = _LATER.get(type(value), {})
-    return {
-        name: held
-        for name in value.__slots__
-        if (held := getattr(value, name)) is None or later.get(name, _NEEDED) != held
-    }
+    """All but what is at its default. Not dataclasses.asdict, which copies all that it finds."""
+    told = {name: getattr(value, name) for name in value.__slots__}
+    kind: Any = type(value)
+    for name, default in _defaults(kind):
+        if told[name] == default:
+            del told[name]
+    return told
 
 
-_NEEDED: Final = object()
-# The defaults of fields that came later, by message.
-_LATER: Final[dict[type, dict[str, object]]] = {Fork: {"log": False}}
+@functools.cache
+def _defaults(kind: Any) -> tuple[tuple[str, Any], ...]:
+    fields = dataclasses.fields(kind)
+    return tuple(
+        (one.name, one.default) for one in fields if one.default is not dataclasses.MISSING
+    )
 
 
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=_fields)
