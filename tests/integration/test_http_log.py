@@ -249,6 +249,19 @@ def test_how_an_exchange_ended_is_told_in_a_word(
     assert len(entry["request_id"]) == 32
 
 
+def test_a_connection_beyond_the_limit_is_told_of(logged: START_LOGGED, upstream: SERVE) -> None:
+    started = logged(app([upstream().port], connections=1))
+    with started.running.client() as first:
+        first.get()
+        with started.running.client() as second:
+            answer = second.answer()
+            assert answer.status == 503
+    served, refused = started.entries(2)
+    assert (served["outcome"], refused["outcome"]) == ("ok", "limit")
+    assert (refused["status"], refused["client"], refused["path"]) == (503, "127.0.0.1", None)
+    assert refused["bytes_out"] == len(answer.head.raw) + len(answer.body)
+
+
 def test_a_client_that_leaves_before_its_answer_is_told_of(
     logged: START_LOGGED, upstream: SERVE
 ) -> None:
