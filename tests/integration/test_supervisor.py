@@ -17,6 +17,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from tests.conftest import command_line
 from tests.support.dataplane import APP, Dataplane, app_config, children, eventually, wait_gone
 from tests.support.origin import Origin, holding
 from tests.support.wire import Wire, request
@@ -297,7 +298,10 @@ def test_end_that_is_asked_for_during_a_build_waits_for_no_build(plane: Dataplan
     plane.configure(app_config(app="shop"))
     plane.start()
     swap = plane.later(plane.call, "PUT", "/v1/apps/shop")
-    builder = eventually(lambda: set(children(plane.pid)) - set(plane.zygote_pids())).pop()
+    # By its command line: before its exec it is still the supervisor, which waits for that.
+    (builder,) = eventually(
+        lambda: [pid for pid in children(plane.pid) if " build " in command_line(pid)]
+    )
     os.kill(builder, signal.SIGSTOP)
     plane.signal(signal.SIGTERM)
     assert plane.wait_end(5) == 0
