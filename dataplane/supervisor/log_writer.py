@@ -32,7 +32,7 @@ from dataplane.control.log_words import (
 from dataplane.supervisor.log_file import LogFile
 
 # After the first line the pipes fill for a moment: so a busy worker's write wakes nobody.
-GATHER_MS = 20
+GATHER_MS = 10
 REPORT_SECONDS = 1.0
 PIPE_BYTES_LEAST = 1 << 16
 NAME = b"dp:log"

@@ -135,26 +135,24 @@ _OF_UPSTREAMS: Final[tuple[tuple[_Figure, Callable[[UpstreamFigures], float]], .
 
 
 async def metrics_text(fleet: Fleet, logs: Logs) -> str:
-    """All metrics of all apps. Between two apps, and two workers, whatever waits has its turn.
+    """All metrics of all apps. A worker that was forked meanwhile has no memory yet.
 
-    A worker that was forked meanwhile has no memory yet.
+    Between two looks whatever waits has its turn: the kernel adds up a worker's memory for half a
+    millisecond.
     """
     apps = sorted(fleet.apps.values(), key=lambda app: app.name)
     totals = []
+    taken: dict[int, int] = {}
     for app in apps:
         totals.append((app, app.totals()))
-        await asyncio.sleep(0)
-    memory: dict[int, int] = {}
-    for pid in [slot.pid for app in apps for slot in _living(app)]:
-        if pid is not None:
-            # The kernel adds up a worker's memory for half a millisecond.
-            memory[pid] = memory_bytes(pid)
+        for pid in [slot.pid for slot in _living(app) if slot.pid is not None]:
+            taken[pid] = memory_bytes(pid)
             await asyncio.sleep(0)
-    return "".join(f"{line}\n" for line in _lines(totals, memory, logs))
+    return "".join(f"{line}\n" for line in _lines(totals, taken, logs))
 
 
 def _lines(
-    apps: Sequence[tuple[App, Totals]], memory: Mapping[int, int], logs: Logs
+    apps: Sequence[tuple[App, Totals]], taken: Mapping[int, int], logs: Logs
 ) -> Iterator[str]:
     for figure, of_stats in _OF_STATS:
         yield from _head(figure.name, figure.kind, figure.text)
@@ -169,7 +167,7 @@ def _lines(
             for upstream, figures in _upstreams(app, totals, figure.kind):
                 yield _line(figure.name, of_upstream(figures), app=app.name, upstream=upstream)
     yield from _swaps(apps)
-    yield from _workers(apps, memory)
+    yield from _workers(apps, taken)
     yield from _head("access_log_dropped_total", "counter", "Access log lines never written.")
     for app, totals in apps:
         dropped = {"worker": totals.stats.log_dropped_total, "writer": logs.dropped(app.name)}
@@ -266,15 +264,15 @@ def _spans(name: str, spans: Spans, app: str) -> Iterator[str]:
     yield from _histogram(name, SPAN_BOUNDS, counts[:-1], total, spans.seconds, app)
 
 
-def _workers(apps: Sequence[tuple[App, Totals]], memory: Mapping[int, int]) -> Iterator[str]:
+def _workers(apps: Sequence[tuple[App, Totals]], taken: Mapping[int, int]) -> Iterator[str]:
     yield from _head("worker_restarts_total", "counter", "Workers that were replaced.")
     for app, _ in apps:
         yield _line("worker_restarts_total", app.restarts, app=app.name)
     living = [(slot, _slot_labels(slot)) for app, _ in apps for slot in _living(app)]
     yield from _head("worker_memory_bytes", "gauge", "Memory of each worker.")
     for slot, labels in living:
-        if slot.pid is not None and slot.pid in memory:
-            yield _line("worker_memory_bytes", memory[slot.pid], **labels)
+        if slot.pid is not None and slot.pid in taken:
+            yield _line("worker_memory_bytes", taken[slot.pid], **labels)
     staleness = Staleness()
     text = "Workers that run from files the host has replaced."
     yield from _head("workers_stale", "gauge", text)

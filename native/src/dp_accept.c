@@ -94,20 +94,23 @@ int dp_engine_pause(dp_engine *engine)
     return DP_OK;
 }
 
-/* Says so, if there are words for it in this protocol; fd is still to be closed. */
-static void turn_away(dp_engine *engine, int fd, int protocol)
+/* Says so, if there are words for it in this protocol; fd is still to be closed. Returns how many
+ * bytes that took. */
+static size_t turn_away(dp_engine *engine, int fd, int protocol)
 {
     static const char busy[] = "the connection limit is reached\n";
     engine->stats->refused_total++;
     if (protocol != DP_HTTP)
-        return;
+        return 0;
     dp_answer answer = {
         .status = 503, .minor = 1, .body = (const uint8_t *)busy, .body_len = sizeof(busy) - 1};
     size_t len = dp_head_answer(engine, &answer);
-    if (write(fd, engine->head_buffer, len) > 0) {
-        engine->stats->own_answers_total[5]++;
-        engine->stats->answers_total[5]++;
-    }
+    ssize_t put = write(fd, engine->head_buffer, len);
+    if (put <= 0)
+        return 0;
+    engine->stats->own_answers_total[5]++;
+    engine->stats->answers_total[5]++;
+    return (size_t)put;
 }
 
 static void accept_one(dp_engine *engine, const dp_attached *attached, int fd,
@@ -120,7 +123,7 @@ static void accept_one(dp_engine *engine, const dp_attached *attached, int fd,
     bool cut = full && (protocol != DP_HTTP || engine->turned_away == DP_TURNED_AWAY_MAX);
     dp_conn *conn = cut ? NULL : dp_conn_new(engine, fd, DP_DOWN);
     if (conn == NULL) {
-        turn_away(engine, fd, protocol);
+        (void)turn_away(engine, fd, protocol);
         (void)close(fd);
         return;
     }
@@ -135,7 +138,9 @@ static void accept_one(dp_engine *engine, const dp_attached *attached, int fd,
     dp_client_accepted(engine, conn, address);
     bool hears_proxy = conn->trusted && engine->tables.listeners[conn->listener].expects_proxy;
     if (full) {
-        turn_away(engine, fd, protocol);
+        dp_refused(engine, conn, turn_away(engine, fd, protocol));
+        if (conn->state == DP_S_DEAD)
+            return;
         dp_http_turn_away(engine, conn);
         dp_conn_settle(engine, conn);
     } else if (protocol == DP_HTTP && !hears_proxy) {

@@ -18,7 +18,7 @@
 _Static_assert(DP_LOG_LINE_MAX <= PIPE_BUF, "a line goes into a pipe whole");
 
 enum {
-    BLOCKS = 32, /* that wait for the pipe; 128 KiB, of which only what is used takes memory */
+    BLOCKS = 128, /* that wait for the pipe; 512 KiB, of which only what is used takes memory */
     IMAGE_MAX = 12
 };
 

@@ -138,6 +138,19 @@ void dp_exchange_over(dp_engine *engine, dp_conn *down, bool whole)
         dp_access_line(engine, down, now_us);
 }
 
+void dp_refused(dp_engine *engine, dp_conn *down, size_t bytes_out)
+{
+    if (engine->access == NULL || !dp_exchange_open(engine, down))
+        return;
+    dp_account *account = &down->exchange->account;
+    account->began_us = dp_clock_us();
+    account->status = bytes_out != 0 ? 503 : 0;
+    account->bytes_out = bytes_out;
+    dp_exchange_blame(down, DP_OUT_LIMIT);
+    dp_access_line(engine, down, account->began_us);
+    dp_exchange_close(engine, down);
+}
+
 void dp_tunnel_begun(dp_engine *engine, dp_conn *down)
 {
     down->exchange->account.began_us = engine->access != NULL ? dp_clock_us() : 0;

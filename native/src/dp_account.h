@@ -43,6 +43,8 @@ void dp_exchange_over(dp_engine *engine, dp_conn *down, bool whole);
 void dp_exchange_switched(dp_engine *engine, dp_conn *down, size_t head_bytes);
 /* The first reason that is told stands. */
 void dp_exchange_blame(dp_conn *down, enum dp_outcome outcome);
+/* A connection beyond the limit was answered so many bytes, and no request of it is read. */
+void dp_refused(dp_engine *engine, dp_conn *down, size_t bytes_out);
 void dp_tunnel_begun(dp_engine *engine, dp_conn *down);
 void dp_tunnel_over(dp_engine *engine, dp_conn *down, enum dp_outcome outcome);
 

@@ -17,9 +17,9 @@ DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 VERBS: Final = (
     "run", "up", "down", "swap", "rollback", "stop", "ps", "events", "build", "validate", "schema",
-    "plan", "apply", "diff",
+    "plan", "apply", "diff", "logs", "top",
 )  # fmt: skip
-NOT_YET: Final = ("logs", "top", "supervisor")
+NOT_YET: Final = ("supervisor",)
 
 # The keys of the contract, exactly.
 APP_KEYS: Final = {"app", "state", "wanted", "pending", "addresses", "generations"}

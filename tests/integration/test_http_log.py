@@ -249,6 +249,19 @@ def test_how_an_exchange_ended_is_told_in_a_word(
     assert len(entry["request_id"]) == 32
 
 
+def test_a_connection_beyond_the_limit_is_told_of(logged: START_LOGGED, upstream: SERVE) -> None:
+    started = logged(app([upstream().port], connections=1))
+    with started.running.client() as first:
+        first.get()
+        with started.running.client() as second:
+            answer = second.answer()
+            assert answer.status == 503
+    served, refused = started.entries(2)
+    assert (served["outcome"], refused["outcome"]) == ("ok", "limit")
+    assert (refused["status"], refused["client"], refused["path"]) == (503, "127.0.0.1", None)
+    assert refused["bytes_out"] == len(answer.head.raw) + len(answer.body)
+
+
 def test_a_client_that_leaves_before_its_answer_is_told_of(
     logged: START_LOGGED, upstream: SERVE
 ) -> None:
@@ -326,10 +339,8 @@ def test_a_pipe_that_nobody_reads_stops_nobody(
     stats = started.running.stats()
     assert stats["log_lines_total"] == count
     assert stats["log_dropped_total"] > 0
-    for _ in range(40):  # as far as the pipe goes, the rest follows with each turn
+    while started.running.stats()["log_pending"]:  # as far as the pipe goes, the rest with a turn
         started.log.read()
-        started.running.turn()
-    started.running.until(lambda stats: not stats["log_pending"])
     started.log.read()
     dropped = started.running.stats()["log_dropped_total"]
     assert len(started.log.lines) + dropped == count

@@ -298,7 +298,7 @@ def test_end_that_is_asked_for_during_a_build_waits_for_no_build(plane: Dataplan
     plane.configure(app_config(app="shop"))
     plane.start()
     swap = plane.later(plane.call, "PUT", "/v1/apps/shop")
-    # Not before its exec: until then the supervisor waits for it in vfork(2).
+    # By its command line: before its exec it is still the supervisor, which waits for that.
     (builder,) = eventually(
         lambda: [pid for pid in children(plane.pid) if " build " in command_line(pid)]
     )

@@ -12,7 +12,7 @@ import pytest
 from dataplane.image.config import app_names, app_schema, check_files, load_app
 from dataplane.model.errors import ConfigError
 from dataplane.model.names import AppName
-from dataplane.model.spec import AppSpec, HeaderEdits
+from dataplane.model.spec import AccessLogSpec, AppSpec, HeaderEdits
 
 BILLING: Final = AppName("billing")
 ENVIRONMENT: Final = {"PORT": "9001", "WORKERS": "3", "EMPTY": "", "BAD": "a\udc80", "NL": "a\nb"}
@@ -339,6 +339,35 @@ def test_what_is_not_built_yet_is_refused_and_never_ignored(tmp_path: Path, line
     found = told(tmp_path, document(**({key: line} if key in PARTS else {"more": line})))
     assert len(found) == 1
     assert "not supported yet" in found[0]
+
+
+def test_an_access_log_has_a_format_a_size_and_a_count(tmp_path: Path) -> None:
+    assert load(tmp_path, document()).access_log == AccessLogSpec(
+        format="none", rotate_bytes=64 << 20, keep=5
+    )
+    line = "access_log: {format: combined, rotate: 1MiB, keep: 2}"
+    assert load(tmp_path, document(more=line)).access_log == AccessLogSpec(
+        format="combined", rotate_bytes=1 << 20, keep=2
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "finding"),
+    [
+        ("format: xml", "6:22: "),
+        (
+            "rotate: 1KiB",
+            "6:22: '1KiB': a log is set aside at 64KiB or more (64MiB is the default)",
+        ),
+        ("rotate: 100", "100: a log is set aside at 64KiB or more"),
+        ("rotate: big", "is not a size"),
+        ("keep: 0", "6:20: "),
+        ("fromat: json", "did you mean format?"),
+    ],
+)
+def test_an_access_log_that_cannot_be_is_told(tmp_path: Path, given: str, finding: str) -> None:
+    (told_of,) = told(tmp_path, document(more=f"access_log: {{{given}}}"))
+    assert finding in told_of
 
 
 @pytest.mark.parametrize("item", ["", "[]", "text", "7"])

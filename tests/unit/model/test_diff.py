@@ -16,7 +16,14 @@ from dataplane.model.diff import (
     duration_text,
     size_text,
 )
-from dataplane.model.spec import AppSpec, EndpointSpec, HeaderEdits, ListenerSpec, MatchSpec
+from dataplane.model.spec import (
+    AccessLogSpec,
+    AppSpec,
+    EndpointSpec,
+    HeaderEdits,
+    ListenerSpec,
+    MatchSpec,
+)
 from tests.support.specs import ANYTHING, app_spec, route_answering, route_to, upstream
 
 BLUE = app_spec(route_to("api"), upstreams=(upstream("api", 9001, 9002),))
@@ -44,6 +51,7 @@ def test_value_is_told_in_the_units_and_words_of_the_config_file() -> None:
         timeouts=dataclasses.replace(BLUE.timeouts, idle_ms=1500),
         limits=dataclasses.replace(BLUE.limits, header_bytes=16384, body_bytes=1 << 20),
         drain_deadline_ms=90_000,
+        access_log=AccessLogSpec(format="json", rotate_bytes=1 << 20),
         ready_deadline_ms=1000,
         workers=2,
     )
@@ -54,6 +62,8 @@ def test_value_is_told_in_the_units_and_words_of_the_config_file() -> None:
         "~ drain.deadline: 5s -> 90s",
         "~ rollout.ready_deadline: 5s -> 1s",
         "~ workers: 1 -> 2",
+        "~ access_log.format: none -> json",
+        "~ access_log.rotate: 64MiB -> 1MiB",
     ]
 
 

@@ -140,6 +140,13 @@ class Grown:
     new: str = "as before"
 
 
+def test_spec_of_before_access_logs_has_none() -> None:
+    older = json.loads(SPEC.to_json())
+    del older["access_log"]
+    assert AppSpec.from_json(json.dumps(older).encode()) == SPEC
+    assert SPEC.access_log.format == "none"
+
+
 def test_field_that_came_later_may_be_missing() -> None:
     assert decode(Grown, {"old": 1}, "grown") == Grown(old=1)
     assert decode(Grown, {"old": 1, "new": "told"}, "grown") == Grown(old=1, new="told")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 
 import pytest
 
-from dataplane.control.messages import Fork
+from dataplane.control.messages import Fork, decode_message, encode_message
 from dataplane.model.errors import ControlError
 from dataplane.model.spec import MatchSpec
 from dataplane.worker.birth import birth
@@ -32,6 +34,21 @@ def test_descriptors_are_taken_in_their_order() -> None:
     assert (born.spec_fd, born.stats_fd, born.channel_fd, born.control_fd) == (10, 11, 12, 13)
     assert born.listener_fds == (14, 15, 16)
     assert born.fds == (10, 11, 12, 13, 14, 15, 16)
+
+
+def test_pipe_of_the_log_is_the_last_descriptor() -> None:
+    born = birth(dataclasses.replace(FORK, log=True), (10, 11, 12, 13, 14, 15, 16, 17), 1.5)
+    assert (born.listener_fds, born.log_fd) == ((14, 15, 16), 17)
+    assert born.fds == (10, 11, 12, 13, 14, 15, 16, 17)
+    assert birth(FORK, (10, 11, 12, 13, 14, 15, 16), 1.5).log_fd is None
+
+
+def test_order_without_a_log_is_the_one_that_older_code_knows() -> None:
+    told = json.loads(encode_message(FORK))
+    assert "log" not in told
+    assert decode_message(encode_message(FORK)) == FORK
+    logging = dataclasses.replace(FORK, log=True)
+    assert decode_message(encode_message(logging)) == logging
 
 
 @pytest.mark.parametrize("count", [0, 4, 6, 8])
