@@ -54,9 +54,9 @@ class Fork:
     """supervisor to zygote: make a worker.
 
     Descriptors: spec (sealed memfd), stats (memfd), channel (SEQPACKET, the worker's end), control
-    (SEQPACKET, bound, for the worker itself to listen on), then the listening sockets, one for each
-    entry of `listeners`; with `has_inputs` last a stream socket that holds `model.inputs.Inputs` as
-    JSON and then ends: it can be read once.
+    (SEQPACKET, bound, for the worker itself to listen on), with `shared` the app's memory file of
+    `control.shared`, then the listening sockets, one for each entry of `listeners`; with `has_inputs`
+    last a stream socket that holds `model.inputs.Inputs` as JSON and then ends: it can be read once.
     """
 
     request: int
@@ -68,6 +68,7 @@ class Fork:
     seal: tuple[str, ...]  # layers to leave out, for tests: "seccomp", "landlock"
     faults: tuple[str, ...]  # failures to show on purpose, for tests; see worker/faults.py
     has_inputs: bool = False
+    shared: bool = False  # with it, the supervisor also hears `UpstreamChanged`
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +138,15 @@ class Serve:
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
     pass
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamChanged:
+    """worker to supervisor: something happened to an endpoint. Told by the worker that saw it."""
+
+    kind: str  # "down", "up", "ejected"; "lost": more happened than could be told
+    upstream: str
+    endpoint: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +230,7 @@ Message: TypeAlias = (
     | Failed
     | Serve
     | Serving
+    | UpstreamChanged
     | Receive
     | Receiving
     | Received
@@ -234,7 +245,7 @@ _KINDS: Final[dict[str, Any]] = {
     kind.__name__: kind
     for kind in (
         ZygoteHello, Fork, Forked, ForkFailed, Stale, Exited, Ready, Failed, Serve, Serving,
-        Receive, Receiving, Received, Drain, Drained, End, Ask, Identity,
+        UpstreamChanged, Receive, Receiving, Received, Drain, Drained, End, Ask, Identity,
     )
 }  # fmt: skip
 

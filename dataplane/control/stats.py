@@ -39,6 +39,13 @@ FIELDS: Final[tuple[tuple[str, int], ...]] = (
     ("upstream_idle", 1),
     ("buffer_bytes", 1),
     ("tunnels", 1),
+    ("retries_total", 1),
+    ("retries_refused_total", 1),
+    ("ejections_total", 1),
+    ("waiting", 1),
+    ("waited_total", 1),
+    ("probes_total", 1),
+    ("probe_failures_total", 1),
 )
 _HEAD: Final = struct.Struct("=II")
 _FIGURES: Final = struct.Struct(f"={sum(count for _, count in FIELDS)}Q")
@@ -83,6 +90,13 @@ class Stats:
     upstream_idle: int = 0
     buffer_bytes: int = 0
     tunnels: int = 0
+    retries_total: int = 0
+    retries_refused_total: int = 0
+    ejections_total: int = 0
+    waiting: int = 0
+    waited_total: int = 0
+    probes_total: int = 0
+    probe_failures_total: int = 0
 
     def __add__(self, other: Stats) -> Stats:
         return _stats({name: _sum(getattr(self, name), getattr(other, name)) for name, _ in FIELDS})

@@ -14,8 +14,11 @@ from types import TracebackType
 from typing import Any, Final
 
 from dataplane.engine._native import ffi, lib
-from dataplane.model.errors import DataplaneError
-from dataplane.model.spec import AppSpec, RouteSpec, UpstreamSpec
+from dataplane.engine.errors import EngineError, check
+from dataplane.engine.upstreams import EVENTS, UpstreamEvent, add_retries, add_upstream, method_bits
+from dataplane.model.spec import AppSpec, RouteSpec
+
+__all__ = ["ABI", "Engine", "EngineError", "Tally"]
 
 ABI: Final = 1
 
@@ -23,6 +26,7 @@ ABI: Final = 1
 NOTE_AGAIN: Final = 1
 NOTE_MOVABLE: Final = 2
 NOTE_EMPTY: Final = 4
+NOTE_EVENTS: Final = 8
 
 TRANSPORT_PLAIN: Final = 0
 TRANSPORT_TRICKLE: Final = 1
@@ -31,18 +35,6 @@ TRANSPORT_TRICKLE: Final = 1
 MAX_BUFFER_BYTES: Final = 256 * 1024 * 1024
 
 _PROTOCOLS: Final = {"http": lib.DP_HTTP, "tcp": lib.DP_TCP}
-_BALANCES: Final = {
-    "round_robin": lib.DP_ROUND_ROBIN,
-    "least_request": lib.DP_LEAST_REQUEST,
-}
-
-
-class EngineError(DataplaneError):
-    """The engine refused a call. `result` is its DP_E... number."""
-
-    def __init__(self, what: str, result: int) -> None:
-        super().__init__(f"{what}: {ffi.string(lib.dp_result_text(result)).decode()}")
-        self.result = result
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,21 +59,27 @@ class Engine:
         seed: tuple[int, int],
         tick_ms: int,
         transport: int = TRANSPORT_PLAIN,
+        shared: mmap.mmap | None = None,
     ) -> None:
         """Raises `EngineError` for a spec that the engine cannot carry out.
 
         `stats` is a writable mapping that outlives the engine; `seed` is drawn by each process for
-        itself; every `tick_ms` the engine shows in `stats` that it lives.
+        itself; every `tick_ms` the engine shows in `stats` that it lives. `shared` is what all
+        workers of the app share (`control.shared`), a writable mapping that outlives the engine;
+        with one of another layout the engine keeps for itself what it learns.
         """
         if lib.dp_abi() != ABI:
             raise EngineError(
                 f"the library has ABI {lib.dp_abi()}, expected {ABI}", lib.DP_EVERSION
             )
         self._stats = None if stats is None else ffi.from_buffer(stats, require_writable=True)
+        self._shared = None if shared is None else ffi.from_buffer(shared, require_writable=True)
         self._engine = _new(spec, self._stats, seed, tick_ms, transport)
+        self._spec: Final = spec
         try:
+            self.shares: Final = self._share()
             self._listeners: Final = _Builder(self._engine).build(spec)
-            _check(lib.dp_engine_seal(self._engine), "sealing the tables")
+            check(lib.dp_engine_seal(self._engine), "sealing the tables")
         except BaseException:
             self.close()
             raise
@@ -103,28 +101,38 @@ class Engine:
         if self._engine is not None:
             lib.dp_engine_free(self._engine)
             self._engine = None
-        if self._stats is not None:
-            ffi.release(self._stats)
-            self._stats = None
+        for page in (self._stats, self._shared):
+            if page is not None:
+                ffi.release(page)
+        self._stats = self._shared = None
+
+    def _share(self) -> bool:
+        if self._shared is None:
+            return False
+        size = len(self._shared)
+        result = lib.dp_engine_share(self._engine, self._shared, size, os.getpid())
+        if result not in (lib.DP_EVERSION, lib.DP_EMALFORMED):
+            check(result, "the app's shared memory")
+        return bool(result == lib.DP_OK)
 
     def attach(self, listener: str, fd: int) -> None:
         """Lends a listening socket, which stays the caller's, for the listener of that name."""
         index = self._listeners.get(listener)
         if index is None:
             raise EngineError(f"listener {listener}", lib.DP_EGONE)
-        _check(lib.dp_listener_attach(self._engine, index, fd), f"listener {listener}")
+        check(lib.dp_listener_attach(self._engine, index, fd), f"listener {listener}")
 
     def serve(self) -> None:
         """Accepts on all attached sockets. Ends a drain."""
-        _check(lib.dp_engine_serve(self._engine), "serving")
+        check(lib.dp_engine_serve(self._engine), "serving")
 
     def pause(self) -> None:
         """Accepts no more; what is open goes on."""
-        _check(lib.dp_engine_pause(self._engine), "pausing")
+        check(lib.dp_engine_pause(self._engine), "pausing")
 
     def probe(self, fd: int) -> None:
         """Takes over one end of a stream socket pair as a connection that is answered here."""
-        _check(lib.dp_engine_probe(self._engine, fd), "the probe")
+        check(lib.dp_engine_probe(self._engine, fd), "the probe")
 
     def turn(self, max_rounds: int) -> int:
         """Handles what is ready, at most so many batches; returns NOTE_ bits."""
@@ -133,22 +141,48 @@ class Engine:
             raise EngineError("a turn", notes)
         return notes
 
+    def events(self) -> tuple[UpstreamEvent, ...]:
+        """What happened to endpoints since this was asked last."""
+        found, event = [], ffi.new("dp_event *")
+        while lib.dp_event_take(self._engine, event):
+            upstream = self._spec.upstreams[event.upstream]
+            found.append(
+                UpstreamEvent(
+                    kind=EVENTS[event.kind],
+                    upstream=upstream.name,
+                    endpoint=upstream.endpoints[event.endpoint].text,
+                )
+            )
+        return tuple(found)
+
+    def checks_open(self) -> int:
+        """How many endpoints with a health check have not been judged by any probe yet."""
+        return check(lib.dp_checks_open(self._engine), "health checks")
+
+    def upstreams_down(self) -> tuple[str, ...]:
+        """The upstreams whose endpoints' checks all fail."""
+        return tuple(
+            upstream.name
+            for index, upstream in enumerate(self._spec.upstreams)
+            if not check(lib.dp_upstream_is_up(self._engine, index), f"upstream {upstream.name}")
+        )
+
     def drain(self) -> None:
         """From now on connections stop after their exchange and wait to be saved."""
-        _check(lib.dp_engine_drain(self._engine), "draining")
+        check(lib.dp_engine_drain(self._engine), "draining")
 
     def close_idle(self) -> None:
         """Nobody takes over: closes what waits now, and what finishes later."""
-        _check(lib.dp_engine_close_idle(self._engine), "closing idle connections")
+        check(lib.dp_engine_close_idle(self._engine), "closing idle connections")
 
     def reset_all(self) -> int:
         """Cuts what is left; returns how many connections that were."""
-        return _check(lib.dp_engine_reset_all(self._engine), "cutting connections")
+        return check(lib.dp_engine_reset_all(self._engine), "cutting connections")
 
     def tally(self) -> Tally:
         """What became of connections since draining began."""
         counts = ffi.new("dp_drain_counts *")
-        _check(lib.dp_engine_drain_counts(self._engine, counts), "counting")
+        check(lib.dp_engine_drain_counts(self._engine, counts), "counting")
         return Tally(
             moved_idle=counts.moved_idle,
             moved_after_request=counts.moved_after_request,
@@ -166,7 +200,7 @@ class Engine:
         records = bytearray(max_bytes)
         fds = ffi.new("int[]", max_fds)
         length = ffi.new("size_t *")
-        count = _check(
+        count = check(
             lib.dp_move_save(
                 self._engine, batch, ffi.from_buffer(records), max_bytes, fds, max_fds, length
             ),
@@ -178,14 +212,14 @@ class Engine:
 
     def commit(self, batch: int, declined: bytes) -> None:
         """Another process has them: forgets the batch. The declined ones are closed politely."""
-        _check(
+        check(
             lib.dp_move_commit(self._engine, batch, ffi.from_buffer(declined), len(declined)),
             "giving connections away",
         )
 
     def take_back(self, batch: int) -> None:
         """All of the batch goes on here."""
-        _check(lib.dp_move_take_back(self._engine, batch), "taking connections back")
+        check(lib.dp_move_take_back(self._engine, batch), "taking connections back")
 
     def hold(self, batch: int, records: bytes, fds: Sequence[int]) -> bytes:
         """Takes the descriptors over and holds them still; returns the declined bits.
@@ -211,20 +245,14 @@ class Engine:
     def start(self, batch: int, count: int) -> tuple[int, tuple[int, ...]]:
         """The held batch, of at most `count`, begins to run: how many, and how long each stood."""
         stalls = ffi.new("uint32_t[]", count)
-        started = _check(
+        started = check(
             lib.dp_move_start(self._engine, batch, stalls, count), "starting moved connections"
         )
         return started, tuple(ffi.unpack(stalls, min(started, count)))
 
     def drop(self, batch: int) -> None:
         """Closes the held copies without a word to the clients."""
-        _check(lib.dp_move_drop(self._engine, batch), "dropping moved connections")
-
-
-def _check(result: int, what: str) -> int:
-    if result < 0:
-        raise EngineError(what, result)
-    return result
+        check(lib.dp_move_drop(self._engine, batch), "dropping moved connections")
 
 
 def _new(spec: AppSpec, stats: Any, seed: tuple[int, int], tick_ms: int, transport: int) -> Any:
@@ -247,7 +275,7 @@ def _new(spec: AppSpec, stats: Any, seed: tuple[int, int], tick_ms: int, transpo
             raise EngineError(f"a stats page of {len(stats)} bytes", lib.DP_EINVAL)
         page = ffi.cast("dp_stats *", stats)
     engine = ffi.new("dp_engine **")
-    _check(lib.dp_engine_new(options, page, engine), "making the engine")
+    check(lib.dp_engine_new(options, page, engine), "making the engine")
     return engine[0]
 
 
@@ -261,11 +289,11 @@ class _Builder:
     def build(self, spec: AppSpec) -> dict[str, int]:
         """Adds all of the spec; returns each listener's index by its name."""
         for upstream in spec.upstreams:
-            self._upstreams[upstream.name] = self._upstream(upstream)
+            self._upstreams[upstream.name] = add_upstream(self._engine, upstream)
         listeners = {}
         for listener in spec.listeners:
             index = -1 if listener.upstream is None else self._upstreams[listener.upstream]
-            listeners[listener.name] = _check(
+            listeners[listener.name] = check(
                 lib.dp_listener_add(
                     self._engine, listener.name.encode(), _PROTOCOLS[listener.protocol], index
                 ),
@@ -274,25 +302,6 @@ class _Builder:
         for number, route in enumerate(spec.routes):
             self._route(route, f"routes[{number}]")
         return listeners
-
-    def _upstream(self, upstream: UpstreamSpec) -> int:
-        where = f"upstream {upstream.name}"
-        index = _check(
-            lib.dp_upstream_add(
-                self._engine,
-                upstream.name.encode(),
-                _BALANCES[upstream.balance],
-                upstream.connect_timeout_ms,
-                upstream.keepalive,
-            ),
-            where,
-        )
-        for endpoint in upstream.endpoints:
-            _check(
-                lib.dp_endpoint_add(self._engine, index, endpoint.address.encode(), endpoint.port),
-                f"{where}, endpoint {endpoint.address} port {endpoint.port}",
-            )
-        return index
 
     def _route(self, route: RouteSpec, where: str) -> None:
         options = ffi.new("dp_route_options *")
@@ -306,11 +315,7 @@ class _Builder:
 
         options.host = text(route.match.host)
         options.path = text(route.match.path)
-        for method in route.match.methods:
-            bit = lib.dp_method_bit(method.encode(), len(method.encode()))
-            if not bit:
-                raise EngineError(f"{where}: method {method}", lib.DP_EMETHOD)
-            options.methods |= bit
+        options.methods = method_bits(route.match.methods, where)
         options.upstream = -1 if route.upstream is None else self._upstreams[route.upstream]
         options.request_timeout_ms = route.request_timeout_ms
         if route.redirect is not None:
@@ -321,12 +326,14 @@ class _Builder:
             options.status = route.respond.status
             options.body = ffi.from_buffer("uint8_t[]", body)
             options.body_len = len(body)
-        index = _check(lib.dp_route_add(self._engine, options), where)
+        index = check(lib.dp_route_add(self._engine, options), where)
         for name, value in route.match.headers:
-            _check(
+            check(
                 lib.dp_route_match_header(self._engine, index, name.encode(), value.encode()),
                 f"{where}: match of header {name}",
             )
+        if route.retries is not None:
+            add_retries(self._engine, index, route.retries, where)
         self._edits(route, index, where)
 
     def _edits(self, route: RouteSpec, index: int, where: str) -> None:
@@ -339,7 +346,7 @@ class _Builder:
         ]
         for edit, name, value in edits:
             given = ffi.NULL if value is None else value.encode()
-            _check(
+            check(
                 lib.dp_route_edit(self._engine, index, edit, name.encode(), given),
                 f"{where}: edit of header {name}",
             )

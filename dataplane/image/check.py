@@ -35,18 +35,24 @@ def _head_size(value: int | str) -> None:
 
 _FORMATS: Final[dict[str, Callable[[Any], object]]] = {
     "app-name": values.app_name,
+    "balance-key": values.balance_key,
+    "cookie-name": values.cookie_name,
     "duration": values.duration_ms,
     "edited-field-name": values.edited_field_name,
     "endpoint-address": values.endpoint_address,
     "field-name": values.field_name,
     "field-value": values.field_value,
     "head-size": _head_size,
+    "health-path": values.health_path,
     "host": values.host_pattern,
     "listen-address": values.listen_address,
     "method": values.method_name,
     "path": values.path_pattern,
     "redirect-target": values.redirect_target,
     "set-field-value": values.set_field_value,
+    "retry-cause": values.retry_cause,
+    "share": values.share_percent,
+    "statuses": values.status_range,
     "size": values.size_bytes,
     "wait": _wait,
 }
@@ -240,7 +246,7 @@ class _Telling:
                     f"{instance} is too large",
                     f"{told} is the largest",
                 )
-            case "minItems" | "minLength":
+            case "minItems" | "minLength" | "minProperties":
                 message = f"expected {title}, found none"
             case "maxItems" | "maxLength" | "maxProperties":
                 units = {"maxItems": "entries", "maxLength": "characters"}

@@ -20,13 +20,12 @@ from dataplane.image.check import check_form, key_of, place_of, suggest
 from dataplane.image.document import Mapping, Node, Sequence, read_document
 from dataplane.image.schema import app_schema
 from dataplane.image.typed import Place, defaults_filled, type_document
+from dataplane.image.upstreams import retries_spec, upstream_faults, upstream_spec
 from dataplane.image.values import (
     Unfit,
     app_name,
     duration_ms,
-    endpoint_address,
     host_pattern,
-    join_address,
     listen_address,
     overlap,
     shown,
@@ -37,7 +36,6 @@ from dataplane.model.inputs import is_reference
 from dataplane.model.names import AppName
 from dataplane.model.spec import (
     AppSpec,
-    EndpointSpec,
     HeaderEdits,
     LimitsSpec,
     ListenerSpec,
@@ -46,7 +44,6 @@ from dataplane.model.spec import (
     RespondSpec,
     RouteSpec,
     TimeoutsSpec,
-    UpstreamSpec,
 )
 
 __all__ = ["app_names", "app_schema", "check_files", "folder_findings", "load_app"]
@@ -239,8 +236,15 @@ class _CrossCheck:
             if route is not None:
                 self._route(("routes", index), route)
         self._routes_are_reached(self._value["routes"])
+        tunnelled = {
+            listener.get("upstream")
+            for listener in self._value.get("listeners") or []
+            if listener is not None and listener.get("protocol") == "tcp"
+        }
         for name, upstream in self._value["upstreams"].items():
-            self._endpoints(("upstreams", name, "endpoints"), upstream.get("endpoints") or [])
+            place: Place = ("upstreams", name)
+            for fault in upstream_faults(self._node, place, upstream, name in tunnelled):
+                self._find(fault.place, fault.message, fault.hint, key=fault.key)
 
     def _listeners(self, listeners: list[dict[str, Any] | None]) -> None:
         names: dict[str, int] = {}
@@ -355,19 +359,6 @@ class _CrossCheck:
                 self._find(place, message, f"it begins in line {line}", key=True)
             seen.setdefault(match, index)
 
-    def _endpoints(self, place: Place, endpoints: list[str | dict[str, Any] | None]) -> None:
-        seen: dict[tuple[str, int], int] = {}
-        for index, endpoint in enumerate(endpoints):
-            text = endpoint.get("address") if isinstance(endpoint, dict) else endpoint
-            if text is None:
-                continue
-            address = endpoint_address(text)
-            if address in seen:
-                line = place_of(self._node, (*place, seen[address])).line
-                message = f"endpoint {join_address(*address)} is here twice"
-                self._find((*place, index), message, f"it stands in line {line} already")
-            seen.setdefault(address, index)
-
     def _find(self, place: Place, message: str, hint: str | None, *, key: bool = False) -> None:
         node = key_of(self._node, place) if key else place_of(self._node, place)
         self.findings.append(
@@ -392,7 +383,7 @@ def _lower(value: dict[str, Any]) -> AppSpec:
         ),
         routes=tuple(map(_route, value["routes"])),
         upstreams=tuple(
-            _upstream(name, value["upstreams"][name]) for name in sorted(value["upstreams"])
+            upstream_spec(name, value["upstreams"][name]) for name in sorted(value["upstreams"])
         ),
         timeouts=TimeoutsSpec(
             header_ms=duration_ms(timeouts["header"]),
@@ -427,6 +418,7 @@ def _route(value: dict[str, Any]) -> RouteSpec:
         request_timeout_ms=duration_ms(value["request_timeout"]),
         request_headers=_header_edits(value["request_headers"]),
         response_headers=_header_edits(value["response_headers"]),
+        retries=retries_spec(value.get("retries")),
     )
 
 
@@ -451,18 +443,3 @@ def _header_edits(value: dict[str, Any]) -> HeaderEdits:
 
 def _fields(value: dict[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((name.lower(), text) for name, text in value.items()))
-
-
-def _upstream(name: str, value: dict[str, Any]) -> UpstreamSpec:
-    endpoints = []
-    for endpoint in value["endpoints"]:
-        text = endpoint["address"] if isinstance(endpoint, dict) else endpoint
-        address, port = endpoint_address(text)
-        endpoints.append(EndpointSpec(address=address, port=port))
-    return UpstreamSpec(
-        name=name,
-        balance=value["balance"],
-        endpoints=tuple(endpoints),
-        connect_timeout_ms=duration_ms(value["connect_timeout"]),
-        keepalive=value["keepalive"],
-    )

@@ -16,6 +16,8 @@ from dataplane.image.values import METHODS
 # The engine's own ceilings; see native/include/dp.h.
 MAX_FIELDS: Final = 256
 MAX_HEAD_BYTES: Final = 64 << 10
+MAX_ENDPOINTS: Final = 1000
+MAX_WEIGHT: Final = 256
 
 _NAME: Final = {
     "title": "a name",
@@ -69,6 +71,57 @@ _EDITS: Final = {
             "type": "array",
             "maxItems": 64,
             "items": {"title": "a name", "type": "string", "x-format": "edited-field-name"},
+        },
+    },
+}
+_NUMBER: Final = {"title": "a whole number", "type": "integer", "minimum": 0}
+_RETRIES: Final = {
+    "title": "a route's retries",
+    "description": "what was certainly not executed is sent again without being asked for",
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "attempts": {
+            **_NUMBER,
+            "description": "how often at most; 0: never, whatever happened",
+            "maximum": 10,
+            "default": 2,
+        },
+        "on": {
+            "title": "a list of failures",
+            "description": "connect-failure, reset (no answer began), statuses from 400 to 599",
+            "type": "array",
+            "minItems": 1,
+            "uniqueItems": True,
+            "default": ["connect-failure"],
+            "items": {
+                "title": "a failure",
+                "type": "string",
+                "x-format": "retry-cause",
+                "x-hint": 'write connect-failure, reset, or a status like "503"',
+            },
+        },
+        "budget": {
+            "title": "a share",
+            "description": "of the route's requests that may be sent again; a few always may",
+            "type": "string",
+            "x-format": "share",
+            "x-hint": "write 20%",
+            "default": "20%",
+        },
+        "methods": {
+            "title": "a list of methods",
+            "description": "repeated although they change something, beside GET, HEAD, OPTIONS, "
+            "TRACE, PUT and DELETE, which are safe to repeat",
+            "type": "array",
+            "uniqueItems": True,
+            "default": [],
+            "items": {
+                "title": "a method",
+                "enum": list(METHODS),
+                "x-format": "method",
+                "x-hint": "known are " + ", ".join(METHODS),
+            },
         },
     },
 }
@@ -180,8 +233,8 @@ _ROUTE: Final = {
         "request_timeout": {"$ref": "#/$defs/wait", "default": "30s"},
         "request_headers": {"$ref": "#/$defs/edits", "default": {}},
         "response_headers": {"$ref": "#/$defs/edits", "default": {}},
+        "retries": _RETRIES,
     },
-    "x-not-yet": ["retries"],
 }
 _ENDPOINT: Final = {
     "title": "an endpoint",
@@ -197,9 +250,85 @@ _ENDPOINT: Final = {
             "description": "host:port or [v6]:port; a host name is resolved by the supervisor",
             "x-format": "endpoint-address",
             "x-hint": "write 127.0.0.1:9001",
-        }
+        },
+        "weight": {
+            **_NUMBER,
+            "description": "its share beside the others'",
+            "minimum": 1,
+            "maximum": MAX_WEIGHT,
+            "default": 1,
+        },
     },
-    "x-not-yet": ["weight"],
+}
+_COOKIE_NAME: Final = {
+    "title": "a cookie's name",
+    "type": "string",
+    "x-format": "cookie-name",
+    "x-hint": "write, say, session",
+}
+_HEALTH: Final = {
+    "title": "a health check",
+    "description": "health: {path: /healthz}, or {tcp: true}: connecting is enough",
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "path": {
+            "title": "a path",
+            "type": "string",
+            "maxLength": 1024,
+            "x-format": "health-path",
+            "x-hint": "write /healthz",
+        },
+        "host": {"title": "a host", "type": "string", "x-format": "host", "x-hint": "api.internal"},
+        "tcp": {"title": "true or false", "type": "boolean", "default": False},
+        "interval": {"$ref": "#/$defs/wait", "default": "2s"},
+        "timeout": {"$ref": "#/$defs/wait", "default": "1s"},
+        "fall": {
+            **_NUMBER,
+            "description": "failures in a row until it gets no more requests",
+            "minimum": 1,
+            "maximum": 100,
+            "default": 3,
+        },
+        "rise": {
+            **_NUMBER,
+            "description": "successes in a row until it gets requests again",
+            "minimum": 1,
+            "maximum": 100,
+            "default": 2,
+        },
+        "expect": {
+            "title": "a range of statuses",
+            "type": "string",
+            "x-format": "statuses",
+            "x-hint": "write 200, or 200-399",
+            "default": "200-399",
+        },
+    },
+}
+_EJECTION: Final = {
+    "title": "ejection: {failures: 5, for: 10s}",
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "failures": {
+            **_NUMBER,
+            "description": "in a row: then an endpoint is left out; 0: never",
+            "maximum": 1000,
+            "default": 5,
+        },
+        "for": {
+            "$ref": "#/$defs/wait",
+            "description": "doubled each time it fails again, up to 32 times",
+            "default": "10s",
+        },
+        "server_errors": {
+            "title": "true or false",
+            "description": "answers of 500 and above are failures",
+            "type": "boolean",
+            "default": False,
+        },
+    },
 }
 _UPSTREAM: Final = {
     "title": "an upstream",
@@ -209,15 +338,40 @@ _UPSTREAM: Final = {
     "properties": {
         "balance": {
             "title": "a way to balance",
-            "enum": ["round_robin", "least_request"],
+            "enum": ["round_robin", "least_request", "p2c", "maglev"],
             "default": "round_robin",
-            "x-not-yet": ["p2c", "maglev"],
+        },
+        "key": {
+            "title": "a key",
+            "description": "of maglev: source, {header: x-user} or {cookie: session}",
+            "type": ["string", "object"],
+            "x-format": "balance-key",
+            "x-hint": "write source, {header: x-user} or {cookie: session}",
+            "minProperties": 1,
+            "maxProperties": 1,
+            "additionalProperties": False,
+            "properties": {
+                "header": {
+                    "title": "a header field's name",
+                    "type": "string",
+                    "x-format": "field-name",
+                },
+                "cookie": _COOKIE_NAME,
+            },
+        },
+        "sticky": {
+            "title": "sticky: {cookie: NAME}",
+            "description": "the proxy's own cookie brings a client back to its endpoint",
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["cookie"],
+            "properties": {"cookie": _COOKIE_NAME},
         },
         "endpoints": {
             "title": "a list of endpoints",
             "type": "array",
             "minItems": 1,
-            "maxItems": 256,
+            "maxItems": MAX_ENDPOINTS,
             "items": _ENDPOINT,
         },
         "connect_timeout": {"$ref": "#/$defs/wait", "default": "1s"},
@@ -229,8 +383,32 @@ _UPSTREAM: Final = {
             "maximum": 10000,
             "default": 64,
         },
+        "max_connections": {
+            **_NUMBER,
+            "description": "to one endpoint, over all workers; 0: no limit",
+            "maximum": 1_000_000,
+            "default": 0,
+        },
+        "max_waiting": {
+            **_NUMBER,
+            "description": "requests that wait for one of max_connections, connect_timeout at most",
+            "maximum": 100_000,
+            "default": 1024,
+        },
+        "health": _HEALTH,
+        "ejection": {**_EJECTION, "default": {}},
+        "slow_start": {
+            "$ref": "#/$defs/duration",
+            "description": "until an endpoint that is back has its whole share; 0s: at once",
+            "default": "10s",
+        },
+        "proxy_protocol": {
+            "title": "a version of the PROXY protocol",
+            "description": "with which each connection begins; none of them is shared by clients",
+            "enum": ["v1", "v2"],
+        },
     },
-    "x-not-yet": ["key", "max_connections", "health", "tls", "proxy_protocol"],
+    "x-not-yet": ["tls"],
 }
 
 _APP: Final[dict[str, Any]] = {

@@ -103,6 +103,8 @@ class _Typing:
             return None
         if bare and "integer" in types_of(schema) and INTEGER.fullmatch(text):
             return int(text)
+        if bare and "boolean" in types_of(schema) and text in ("true", "false"):
+            return text == "true"
         return text
 
     def _find(self, node: Node, message: str, hint: str | None) -> None:

@@ -17,10 +17,14 @@ MS_OF_UNIT: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 BYTES_OF_UNIT: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 # The engine counts milliseconds in 32 bits; a day is more than any wait of a proxy needs.
 MAX_DURATION_MS: Final = 24 * 3_600_000
+MAX_UNIX_PATH: Final = 107  # unix(7)
 
 DURATION: Final = re.compile(r"(0|[1-9][0-9]{0,8})(ms|s|m|h)")
 SIZE: Final = re.compile(r"(0|[1-9][0-9]{0,11})(B|KiB|MiB|GiB)")
 TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+RETRY_CAUSES: Final = ("connect-failure", "reset")
+# RFC 9110 9.2.2: done twice is as done once.
+IDEMPOTENT: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE")
 METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
 
 # Fields by which a message is framed, or which live for one hop: an edit would let two parties
@@ -102,10 +106,11 @@ def listen_address(text: str) -> str:
 def endpoint_address(text: str) -> tuple[str, int]:
     """(address without brackets or host name, port) of `127.0.0.1:9001`, `[::1]:9001`, `db:5432`.
 
-    A host name is lower case; a dot at its end, which keeps it from being searched for, stays.
+    A host name is lower case; a dot at its end, which keeps it from being searched for, stays. Of
+    `unix:/path` it is (`unix:/path`, 0).
     """
     if text.startswith("unix:"):
-        raise Unfit("unix: endpoints are not supported yet", "use host:port")
+        return unix_address(text), 0
     address, port = _split_address(text, "127.0.0.1:9001")
     ip = _numeric(address, text)
     if port == 0:
@@ -121,8 +126,22 @@ def endpoint_address(text: str) -> tuple[str, int]:
     return str(ip), port
 
 
+def unix_address(text: str) -> str:
+    """`unix:/path` of a UNIX socket."""
+    path = text.removeprefix("unix:")
+    if not path.startswith("/"):
+        raise Unfit(f"{shown(text)} names no absolute path", "write unix:/run/app.sock")
+    if not re.fullmatch(r"[!-~]+", path) or "//" in path or path.endswith("/"):
+        raise Unfit(f"{shown(text)} is not the path of a socket", "write unix:/run/app.sock")
+    if len(path) > MAX_UNIX_PATH:
+        raise Unfit(f"{shown(text)}: a socket's path has at most {MAX_UNIX_PATH} characters")
+    return text
+
+
 def join_address(address: str, port: int) -> str:
-    """`address:port`, with brackets around an IPv6 address."""
+    """`address:port`, with brackets around an IPv6 address; a UNIX socket's as it is."""
+    if address.startswith("unix:"):
+        return address
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
@@ -242,6 +261,51 @@ def method_name(text: str) -> str:
     if text.upper() in METHODS:
         raise Unfit(f"{shown(text)}: methods are upper case", f"write {text.upper()}")
     raise Unfit(f"{shown(text)} is not a known method", f"known are {', '.join(METHODS)}")
+
+
+def cookie_name(text: str) -> str:
+    """A cookie's name (RFC 6265 4.1.1)."""
+    if TOKEN.fullmatch(text) is None or len(text) > 64:
+        raise Unfit(f"{shown(text)} is not a cookie's name", "write, say, session")
+    return text
+
+
+def balance_key(text: str) -> str:
+    """The one key of a consistent choice that needs no name."""
+    if text != "source":
+        raise Unfit(f"{shown(text)} is not a key", "write source, {header: NAME} or {cookie: NAME}")
+    return text
+
+
+def retry_cause(text: str) -> str:
+    """What a request is sent again for."""
+    if text in RETRY_CAUSES or (re.fullmatch(r"[0-9]{3}", text) and 400 <= int(text) <= 599):
+        return text
+    hint = "write connect-failure, reset, or a status from 400 to 599"
+    raise Unfit(f"{shown(text)} is nothing that a request is sent again for", hint)
+
+
+def share_percent(text: str) -> int:
+    """20 of `20%`."""
+    found = re.fullmatch(r"(0|[1-9][0-9]{0,2})%", text)
+    if found is None or int(found[1]) > 100:
+        raise Unfit(f"{shown(text)} is not a share", "write 20%; 100% is the most")
+    return int(found[1])
+
+
+def status_range(text: str) -> tuple[int, int]:
+    """The least and the greatest status of `200` or `200-399`."""
+    found = re.fullmatch(r"([2-5][0-9]{2})(?:-([2-5][0-9]{2}))?", text)
+    if found is None or int(found[2] or found[1]) < int(found[1]):
+        raise Unfit(f"{shown(text)} is not a range of statuses", "write 200, or 200-399")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def health_path(text: str) -> str:
+    """What a health check asks for: a path, perhaps with a query."""
+    if not re.fullmatch(r"/[!-~]*", text) or "#" in text:
+        raise Unfit(f"{shown(text)} is not a path to ask for", "write /healthz")
+    return text
 
 
 def app_name(text: str) -> str:

@@ -148,6 +148,8 @@ _WORDS: Final = {
     "ready_deadline_ms": "rollout.ready_deadline",
     "resolve_pause_ms": "rollout.resolve_pause",
     "secrets": "set",  # a reference stands where a value would
+    "upstreams_on_rollout": "rollout.upstreams",
+    "sticky_cookie": "sticky.cookie",
 }
 # Fields whose entries are named in the config file as keys, and not listed.
 _MAPPINGS: Final = frozenset({"upstreams"})
@@ -262,11 +264,12 @@ def size_text(count: int) -> str:
 
 
 def _endpoint_text(endpoint: EndpointSpec) -> str:
-    address = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
-    words = [f"{address}:{endpoint.port}"]
+    """With whatever else its fields say, where that is not what is meant without them."""
+    words = [_shown(endpoint.text)]
     for field in dataclasses.fields(endpoint):
-        if field.name not in ("address", "port"):
-            words.append(f"{field.name}={getattr(endpoint, field.name)}")
+        held = getattr(endpoint, field.name)
+        if field.name not in ("address", "port") and held != field.default:
+            words.append(f"{field.name}={held}")
     return " ".join(words)
 
 

@@ -60,6 +60,14 @@ class RespondSpec:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RetriesSpec:
+    attempts: int  # how often a request is sent again at most
+    on: tuple[str, ...]  # "connect-failure", "reset", statuses "400" to "599"; sorted
+    budget_percent: int  # of the route's requests
+    methods: tuple[str, ...]  # that may be repeated although they may have been executed; sorted
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RouteSpec:
     match: MatchSpec
     upstream: str | None  # exactly one of upstream, redirect and respond
@@ -68,21 +76,69 @@ class RouteSpec:
     request_timeout_ms: int
     request_headers: HeaderEdits
     response_headers: HeaderEdits
+    retries: RetriesSpec | None = None  # None: only what was certainly not executed
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointSpec:
-    address: str  # numeric, without brackets; or a host name, lower case
-    port: int
+    address: str  # numeric, without brackets; a host name, lower case; or "unix:/path"
+    port: int  # 0: a UNIX socket's
+    weight: int = 1
+
+    @property
+    def text(self) -> str:
+        """As the config file writes it."""
+        if self.address.startswith("unix:"):
+            return self.address
+        return (
+            f"[{self.address}]:{self.port}"
+            if ":" in self.address
+            else f"{self.address}:{self.port}"
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KeySpec:
+    """What a consistent choice goes by; without it in a request, by the client's address."""
+
+    by: Literal["source", "header", "cookie"]
+    name: str | None  # of the header, lower case, or of the cookie
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EjectionSpec:
+    failures: int  # in a row; 0: never
+    for_ms: int  # the first time
+    server_errors: bool  # an answer of 500 and above is a failure
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HealthSpec:
+    path: str | None  # None: connecting is enough
+    host: str | None  # None: the upstream's name
+    interval_ms: int
+    timeout_ms: int
+    fall: int
+    rise: int
+    status_min: int
+    status_max: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamSpec:
     name: str
-    balance: Literal["round_robin", "least_request"]
+    balance: Literal["round_robin", "least_request", "p2c", "maglev"]
     endpoints: tuple[EndpointSpec, ...]
     connect_timeout_ms: int
     keepalive: int
+    key: KeySpec | None = None  # of maglev
+    sticky_cookie: str | None = None
+    max_connections: int = 0  # to one endpoint; 0: no limit
+    max_waiting: int = 0  # requests that wait for one of them
+    ejection: EjectionSpec | None = None
+    slow_start_ms: int = 0
+    health: HealthSpec | None = None
+    proxy_protocol: Literal["v1", "v2"] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +170,8 @@ class AppSpec:
     ready_deadline_ms: int
     workers: int
     resolve_pause_ms: int = 5000  # between two generations that changed names made
+    # What an upstream that is well on blue and not on green means for the swap.
+    upstreams_on_rollout: Literal["ignore", "regress"] = "ignore"
 
     def to_json(self) -> bytes:
         """Canonical: sorted keys, no spaces, UTF-8. Equal specs give equal bytes."""

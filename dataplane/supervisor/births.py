@@ -7,9 +7,11 @@ crash uses the same, whatever became of files meanwhile.
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Final
 
+from dataplane.control.shared import SharedPage
 from dataplane.control.stats import StatsPage
 from dataplane.model.errors import LaunchError
 from dataplane.model.names import AppName
@@ -45,6 +47,8 @@ class Births:
         check_control_path(self._workers_dir, app.name)
         lent = self._listeners.acquire(app.name, image.spec)
         try:
+            if app.shared is None:
+                app.shared = SharedPage(f"shared-{app.name}", os.getrandom(16))
             spec_fd = sealed_memfd(f"spec-{app.name}", image.spec.to_json())
         except OSError as error:
             self._listeners.release(lent)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dataplane.control.channel import Line
 from dataplane.control.messages import DrainCounts, Received, Seal
+from dataplane.control.shared import SharedPage
 from dataplane.control.stats import NO_STATS, Stats, StatsPage
 from dataplane.image.store import Image
 from dataplane.model import lifecycle, rollout
@@ -190,6 +191,7 @@ class App:
 
     name: AppName
     serving: AppGeneration | None = None
+    shared: SharedPage | None = None  # what all workers of all its generations learn and count
     generations: list[AppGeneration] = dataclasses.field(default_factory=list)
     rollouts: list[Rollout] = dataclasses.field(default_factory=list)
     error: str | None = None  # of the last rollout that ended

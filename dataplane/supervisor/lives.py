@@ -27,6 +27,7 @@ from dataplane.control.messages import (
     Receiving,
     Serve,
     Serving,
+    UpstreamChanged,
 )
 from dataplane.model import lifecycle
 from dataplane.model.errors import ControlError
@@ -179,6 +180,13 @@ class Lives:
                 self._watcher.received(slot)
             case Drained():
                 slot.drained = message.connections
+            case UpstreamChanged():
+                self._events.tell(
+                    f"upstream.{message.kind}",
+                    app=slot.generation.app.name,
+                    upstream=message.upstream,
+                    endpoint=message.endpoint,
+                )
             case _:
                 slot.error = f"an unexpected message: {type(message).__name__}"
                 return Event.TOLD_FAILED
@@ -230,6 +238,8 @@ class Lives:
         if slot.line is not None:
             slot.line.close()
         os.close(slot.pidfd)
+        if slot.generation.app.shared is not None:
+            slot.generation.app.shared.mark_dead(slot.pid)
         with contextlib.suppress(OSError):
             slot.control_path.unlink()
         for _, end in slot.arrivals.values():

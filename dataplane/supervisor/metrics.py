@@ -46,6 +46,18 @@ _OF_STATS: Final[tuple[tuple[str, str, str, Callable[[Stats], int]], ...]] = (
         "dataplane_sent_bytes_total", "counter", "Bytes that went to clients.",
         lambda stats: stats.sent_bytes_total,
     ),
+    (
+        "dataplane_retries_total", "counter", "Requests that were sent to an upstream again.",
+        lambda stats: stats.retries_total,
+    ),
+    (
+        "dataplane_ejections_total", "counter", "Endpoints left out because they failed in a row.",
+        lambda stats: stats.ejections_total,
+    ),
+    (
+        "dataplane_waiting", "gauge", "Requests that wait for an upstream's connection now.",
+        lambda stats: stats.waiting,
+    ),
 )  # fmt: skip
 
 
@@ -91,6 +103,7 @@ def _lines(fleet: Fleet, taken: Mapping[int, _Taken]) -> Iterator[str]:
     )
     for app in apps:
         yield _line("dataplane_workers_stale", staleness.workers(app), app=app.name)
+    yield from _upstream_lines(apps)
     yield from _head("dataplane_app_info", "gauge", "What serves now.")
     for app in apps:
         if app.serving is not None:
@@ -102,6 +115,26 @@ def _lines(fleet: Fleet, taken: Mapping[int, _Taken]) -> Iterator[str]:
                 version=app.serving.image.code_version,
                 generation=str(app.serving.number),
             )
+
+
+def _upstream_lines(apps: list[App]) -> Iterator[str]:
+    name = "dataplane_upstream_up"
+    yield from _head(name, "gauge", "Whether health checks find at least one endpoint well.")
+    endpoints = {app.name: () if app.shared is None else app.shared.endpoints() for app in apps}
+    for app in apps:
+        upstreams: dict[str, bool] = {}
+        for endpoint in endpoints[app.name]:
+            well = endpoint.healthy is not False
+            upstreams[endpoint.upstream] = upstreams.get(endpoint.upstream, False) or well
+        for upstream, well in upstreams.items():
+            yield _line(name, int(well), app=app.name, upstream=upstream)
+    name = "dataplane_upstream_endpoint_up"
+    yield from _head(name, "gauge", "Whether health checks find this endpoint well.")
+    for app in apps:
+        for endpoint in endpoints[app.name]:
+            if endpoint.healthy is not None:
+                labels = {"upstream": endpoint.upstream, "endpoint": endpoint.endpoint}
+                yield _line(name, int(endpoint.healthy), app=app.name, **labels)
 
 
 def _workers(app: App) -> Iterator[tuple[dict[str, str], int]]:

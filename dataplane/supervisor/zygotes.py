@@ -344,6 +344,7 @@ class Zygotes:
     def _ask(self, zygote: Zygote, slot: WorkerSlot) -> None:
         generation = slot.generation
         lent = generation.lent.to_slot(slot.number, len(generation.slots))
+        shared = generation.app.shared
         self._request += 1
         request = Fork(
             request=self._request,
@@ -356,6 +357,7 @@ class Zygotes:
             # A failure on purpose is the first process's: its replacement is to be well.
             faults=generation.faults if slot.life is lifecycle.START else (),
             has_inputs=generation.inputs != NO_INPUTS,
+            shared=shared is not None,
         )
         ours, theirs = packet_pair()
         once: tuple[int, ...] = ()
@@ -374,6 +376,7 @@ class Zygotes:
                         slot.stats.fd,
                         theirs.fileno(),
                         control.fileno(),
+                        *(() if shared is None else (shared.fd,)),
                         *(fd for _, fd in lent),
                         *once,
                     ),

@@ -7,7 +7,7 @@ import dataclasses
 from dataplane.control.messages import Fork
 from dataplane.model.errors import ControlError
 
-FIXED_FDS = 4  # spec, stats, channel, control
+FIXED_FDS = 4  # spec, stats, channel, control; then shared, where it is
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +19,7 @@ class Birth:
     stats_fd: int
     channel_fd: int
     control_fd: int
+    shared_fd: int | None
     listener_fds: tuple[int, ...]  # as fork.listeners names them
     inputs_fd: int | None  # to be read once
     born: float  # of the monotonic clock
@@ -31,6 +32,7 @@ class Birth:
             self.stats_fd,
             self.channel_fd,
             self.control_fd,
+            *(() if self.shared_fd is None else (self.shared_fd,)),
             *self.listener_fds,
             *(() if self.inputs_fd is None else (self.inputs_fd,)),
         )
@@ -38,7 +40,8 @@ class Birth:
 
 def birth(fork: Fork, fds: tuple[int, ...], born: float) -> Birth:
     """Sorts the descriptors that came with a `Fork`. Raises `ControlError` if they do not fit."""
-    listeners_end = FIXED_FDS + len(fork.listeners)
+    first_listener = FIXED_FDS + fork.shared
+    listeners_end = first_listener + len(fork.listeners)
     expected = listeners_end + fork.has_inputs
     if len(fds) != expected:
         raise ControlError(f"{len(fds)} descriptors came with a fork, expected {expected}")
@@ -48,7 +51,8 @@ def birth(fork: Fork, fds: tuple[int, ...], born: float) -> Birth:
         stats_fd=fds[1],
         channel_fd=fds[2],
         control_fd=fds[3],
-        listener_fds=fds[FIXED_FDS:listeners_end],
+        shared_fd=fds[FIXED_FDS] if fork.shared else None,
+        listener_fds=fds[first_listener:listeners_end],
         inputs_fd=fds[listeners_end] if fork.has_inputs else None,
         born=born,
     )

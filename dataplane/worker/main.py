@@ -101,7 +101,7 @@ def _boot(
     spec = filled(AppSpec.from_json(read_sealed(birth.spec_fd)), _inputs(birth))
     engine = _engine(birth, spec)
     # The sealed spec stays open, unused: it shows to whoever may look what this worker was given.
-    close_fds((birth.stats_fd,))
+    close_fds((birth.stats_fd,) if birth.shared_fd is None else (birth.stats_fd, birth.shared_fd))
     probe = Probe(spec)
     seal = seal_process(spec, birth.fork.seal, sandbox, layers)
     probe.run(engine)
@@ -137,7 +137,10 @@ def _inputs(birth: Birth) -> Inputs:
 
 def _engine(birth: Birth, spec: AppSpec) -> Engine:
     stats = mmap.mmap(birth.stats_fd, mmap.PAGESIZE)
-    engine = Engine(spec, stats=stats, seed=_seed(), tick_ms=TICK_MS)
+    shared = None
+    if birth.shared_fd is not None:
+        shared = mmap.mmap(birth.shared_fd, os.fstat(birth.shared_fd).st_size)
+    engine = Engine(spec, stats=stats, seed=_seed(), tick_ms=TICK_MS, shared=shared)
     for name, fd in zip(birth.fork.listeners, birth.listener_fds, strict=True):
         engine.attach(name, fd)
     return engine

@@ -20,7 +20,7 @@ from typing import Any, Final
 from dataplane.control import messages
 from dataplane.control.channel import Envelope, Heard, Line, receive_packet
 from dataplane.control.move import Gave, Giver, Step, Taker, percentiles
-from dataplane.engine.engine import NOTE_AGAIN, NOTE_EMPTY, NOTE_MOVABLE, Engine
+from dataplane.engine.engine import NOTE_AGAIN, NOTE_EMPTY, NOTE_EVENTS, NOTE_MOVABLE, Engine
 from dataplane.model.errors import ControlError
 from dataplane.system.process import ended
 from dataplane.system.sockets import peer_credentials
@@ -92,11 +92,22 @@ class Worker:
             return
         if notes & NOTE_AGAIN:
             self._turn_soon()
+        if notes & NOTE_EVENTS:
+            self._tell_events()
         if self._state is State.DRAINING:
             if notes & NOTE_MOVABLE and self._giver is not None:
                 self._giver.more()
             if notes & NOTE_EMPTY:
                 self._end_drain()
+
+    def _tell_events(self) -> None:
+        for event in self._engine.events():
+            if self._fork.shared:
+                self._tell(
+                    messages.UpstreamChanged(
+                        kind=event.kind, upstream=event.upstream, endpoint=event.endpoint
+                    )
+                )
 
     def _turn_soon(self) -> None:
         if not self._turn_due:

@@ -71,7 +71,7 @@ int __wrap_clock_gettime(clockid_t clock, struct timespec *ret_now)
 }
 
 /* The kernel's clock is another: timers go off when ours has come that far. */
-enum { PLAYERS = 16 };
+enum { PLAYERS = 64 };
 static struct {
     int fd;
     uint64_t due;
@@ -100,6 +100,7 @@ static void pass(uint64_t ms)
     clock_ms += ms;
     for (size_t i = 0; i < PLAYERS && timers[i].fd != 0; i++) {
         if (timers[i].due <= clock_ms) {
+            timers[i].due = UINT64_MAX; /* until it is armed again */
             (void)__real_timerfd_settime(timers[i].fd, 0, &at_once, NULL);
         }
     }
@@ -154,17 +155,41 @@ static dp_engine *make(uint8_t options, dp_stats *stats)
         .tick_ms = 1000,
     };
     hold(dp_engine_new(&given, stats, &engine) == DP_OK, "an engine is made");
-    const int upstream = dp_upstream_add(engine, "api", DP_LEAST_REQUEST, 500, 2);
-    (void)dp_endpoint_add(engine, upstream, "127.0.0.1", ntohs(doors[2].sin_port));
+    const dp_upstream_options behind = {
+        .name = "api",
+        .endpoints = 2,
+        .balance = (options & 16) != 0 ? DP_P2C : DP_LEAST_REQUEST,
+        .connect_timeout_ms = 500,
+        .keepalive = 2,
+        .sticky = "s",
+        .max_connections = (options & 32) != 0 ? 1 : 0,
+        .max_waiting = 2,
+        .eject_failures = 2,
+        .eject_ms = 1000,
+        .slow_start_ms = 2000,
+        .proxy_protocol = (options & 16) != 0 ? 2 : 0,
+    };
+    const int upstream = dp_upstream_add(engine, &behind);
+    (void)dp_endpoint_add(engine, upstream, "127.0.0.1", ntohs(doors[2].sin_port), 2);
     if ((options & 8) != 0) {
-        (void)dp_endpoint_add(engine, upstream, "127.0.0.1", 1); /* refuses */
+        (void)dp_endpoint_add(engine, upstream, "127.0.0.1", 1, 1); /* refuses */
     }
     (void)dp_listener_add(engine, "web", DP_HTTP, -1);
     (void)dp_listener_add(engine, "raw", DP_TCP, upstream);
     const dp_route_options own = {.path = "/own", .upstream = -1, .status = 200};
     const dp_route_options all = {.path = "/", .upstream = upstream, .request_timeout_ms = 1500};
     (void)dp_route_add(engine, &own);
-    (void)dp_route_add(engine, &all);
+    const int route = dp_route_add(engine, &all);
+    const uint16_t again[] = {404};
+    const dp_retry_options retries = {.attempts = 2,
+                                      .causes = DP_ON_CONNECT_FAILURE | DP_ON_RESET,
+                                      .statuses = again,
+                                      .status_count = 1,
+                                      .methods = 0xff,
+                                      .budget_percent = 50};
+    if ((options & 32) != 0) {
+        (void)dp_route_retry(engine, route, &retries);
+    }
     hold(dp_engine_seal(engine) == DP_OK, "it is sealed");
     for (int i = 0; i < 2; i++) {
         hold(dp_listener_attach(engine, i, stage.listening[i]) == DP_OK, "it listens");

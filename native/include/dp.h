@@ -42,7 +42,18 @@ enum {
 };
 
 enum { DP_HTTP = 1, DP_TCP = 2 };
-enum { DP_ROUND_ROBIN = 1, DP_LEAST_REQUEST = 2 };
+enum { DP_ROUND_ROBIN = 1, DP_LEAST_REQUEST = 2, DP_P2C = 3, DP_MAGLEV = 4 };
+enum { DP_BY_SOURCE = 1, DP_BY_HEADER = 2, DP_BY_COOKIE = 3 }; /* what maglev chooses by */
+enum {
+    DP_ON_CONNECT_FAILURE = 1, /* nothing was sent */
+    DP_ON_RESET = 2            /* the connection ended before an answer */
+};
+enum {
+    DP_EVENT_DOWN = 1, /* a health check failed it */
+    DP_EVENT_UP = 2,
+    DP_EVENT_EJECTED = 3, /* it failed too often in a row */
+    DP_EVENT_LOST = 4     /* so many came at once that some were not kept */
+};
 enum {
     DP_EDIT_REQUEST_SET = 1,
     DP_EDIT_REQUEST_REMOVE,
@@ -58,7 +69,8 @@ enum {
 enum {
     DP_NOTE_AGAIN = 1,   /* work is left: call again soon, without waiting for the descriptor */
     DP_NOTE_MOVABLE = 2, /* draining, and at least one connection may be saved */
-    DP_NOTE_EMPTY = 4    /* draining, and no downstream connection is left */
+    DP_NOTE_EMPTY = 4,   /* draining, and no downstream connection is left */
+    DP_NOTE_EVENTS = 8   /* dp_event_take has something */
 };
 
 typedef struct {
@@ -101,7 +113,14 @@ typedef struct {
     uint64_t upstream_idle;           /* in pools now */
     uint64_t buffer_bytes;            /* in use now */
     uint64_t tunnels;                 /* open now */
-    uint64_t reserved[16];
+    uint64_t retries_total;           /* requests that were sent again */
+    uint64_t retries_refused_total;   /* not sent again: the budget was spent */
+    uint64_t ejections_total;
+    uint64_t waiting; /* requests that wait for an upstream connection now */
+    uint64_t waited_total;
+    uint64_t probes_total;
+    uint64_t probe_failures_total;
+    uint64_t reserved[9];
 } dp_stats;
 
 typedef struct {
@@ -115,6 +134,50 @@ typedef struct {
     const uint8_t *body;  /* fixed response */
     size_t body_len;
 } dp_route_options;
+
+typedef struct {
+    const char *name;
+    uint32_t endpoints; /* how many will be added, at most 1000 */
+    int balance;
+    int key;              /* DP_BY_*, for DP_MAGLEV */
+    const char *key_name; /* of the header, lower case, or of the cookie */
+    const char *sticky;   /* name of a cookie that names the endpoint; NULL: none is set */
+    uint32_t connect_timeout_ms;
+    uint32_t keepalive;       /* idle connections to one endpoint */
+    uint32_t max_connections; /* to one endpoint, over all workers that share; 0: no limit */
+    uint32_t max_waiting;     /* requests that wait for one of them; they wait connect_timeout_ms */
+    uint32_t eject_failures;  /* in a row, and an endpoint is left out for eject_ms; 0: never */
+    uint32_t eject_ms;        /* doubled each time it fails again, up to 32 times */
+    uint32_t eject_server_errors; /* answers of 500 and above count as failures */
+    uint32_t slow_start_ms;       /* from its return until it has its whole share; 0: at once */
+    uint32_t proxy_protocol;      /* version of the header that each connection begins with; 0 */
+} dp_upstream_options;
+
+typedef struct {
+    const char *path; /* NULL: connecting is enough */
+    const char *host;
+    uint32_t interval_ms;
+    uint32_t timeout_ms; /* at most interval_ms */
+    uint32_t fall;       /* failures in a row until it is down */
+    uint32_t rise;
+    uint32_t status_min;
+    uint32_t status_max;
+} dp_health_options;
+
+typedef struct {
+    uint32_t attempts;        /* how often a request is sent again at most */
+    uint32_t causes;          /* DP_ON_* */
+    const uint16_t *statuses; /* 400 to 599 */
+    uint32_t status_count;
+    uint32_t methods;        /* that may be repeated though the first try may have been executed */
+    uint32_t budget_percent; /* of the route's requests; a quiet route may repeat a few always */
+} dp_retry_options;
+
+typedef struct {   /* something changed about an endpoint */
+    uint32_t kind; /* DP_EVENT_* */
+    uint32_t upstream;
+    uint32_t endpoint;
+} dp_event;
 
 typedef struct { /* what happened to connections while draining, or on arrival */
     uint64_t moved_idle;
@@ -136,13 +199,20 @@ int dp_engine_new(const dp_engine_options *options, dp_stats *stats, dp_engine *
 void dp_engine_free(dp_engine *engine); /* accepts NULL */
 
 /* Each returns an index >= 0, or a failure. Names and strings are copied. */
-int dp_upstream_add(dp_engine *engine, const char *name, int balance, uint32_t connect_timeout_ms,
-                    uint32_t keepalive);
-int dp_endpoint_add(dp_engine *engine, int upstream, const char *address, uint16_t port);
+int dp_upstream_add(dp_engine *engine, const dp_upstream_options *options);
+int dp_upstream_check(dp_engine *engine, int upstream, const dp_health_options *options);
+/* address: numeric, or "unix:/path" with port 0. weight: 1 to 256. */
+int dp_endpoint_add(dp_engine *engine, int upstream, const char *address, uint16_t port,
+                    uint32_t weight);
 int dp_listener_add(dp_engine *engine, const char *name, int protocol, int upstream);
 int dp_route_add(dp_engine *engine, const dp_route_options *options);
 int dp_route_match_header(dp_engine *engine, int route, const char *name, const char *value);
 int dp_route_edit(dp_engine *engine, int route, int edit, const char *name, const char *value);
+int dp_route_retry(dp_engine *engine, int route, const dp_retry_options *options);
+/* What all workers of the app share: a writable mapping as native/src/dp_shared.h says, kept by
+ * the caller until the engine is freed. pid: ours, as the supervisor knows it. DP_EVERSION and
+ * DP_EMALFORMED: the engine goes on without. */
+int dp_engine_share(dp_engine *engine, void *base, size_t len, uint32_t pid);
 int dp_engine_seal(dp_engine *engine);
 
 /* --- serving ------------------------------------------------------------------------------- */
@@ -158,6 +228,13 @@ int dp_engine_probe(dp_engine *engine, int fd);
 /* Handles ready events until none is left or max_rounds batches are done. Returns DP_NOTE_ bits,
  * or DP_ESYSTEM. */
 int dp_engine_turn(dp_engine *engine, uint32_t max_rounds);
+
+/* The next thing that happened to an endpoint. 1: *ret_event is set; 0: nothing is left. */
+int dp_event_take(dp_engine *engine, dp_event *ret_event);
+/* How many endpoints with a health check no probe has judged yet. */
+int dp_checks_open(const dp_engine *engine);
+/* How an upstream stands: 1 up (or not checked), 0 down: a check failed every endpoint's. */
+int dp_upstream_is_up(const dp_engine *engine, int upstream);
 
 /* --- draining and moving ------------------------------------------------------------------- */
 

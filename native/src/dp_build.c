@@ -1,8 +1,6 @@
 /* dp_build: an engine from nothing: its memory and descriptors, its tables from the builder's
  * calls, and the seal that makes them read-only. I/O: epoll and timer descriptors alone. */
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -150,6 +148,8 @@ int dp_engine_new(const dp_engine_options *options, dp_stats *stats, dp_engine *
     engine->now_ms = dp_clock_ms();
     engine->wheel_tick = engine->now_ms / DP_WHEEL_MS;
     engine->next_timer = UINT64_MAX;
+    engine->look_ms = UINT64_MAX;
+    engine->room_ms = UINT64_MAX;
     int result = make_memory(engine);
     if (result == DP_OK)
         result = make_descriptors(engine);
@@ -166,6 +166,7 @@ int dp_engine_new(const dp_engine_options *options, dp_stats *stats, dp_engine *
     engine->stats->upstream_idle = 0;
     engine->stats->buffer_bytes = 0;
     engine->stats->tunnels = 0;
+    engine->stats->waiting = 0;
     *ret_engine = engine;
     return DP_OK;
 }
@@ -208,7 +209,7 @@ void dp_engine_free(dp_engine *engine)
         (void)munmap(engine->arena.base, ARENA_SIZE);
     free(engine->head_buffer);
     free(engine->pools);
-    free(engine->rotors);
+    dp_view_free(engine);
     engine->magic = 0;
     free(engine);
 }
@@ -217,54 +218,6 @@ static int check_name(const char *name)
 {
     size_t len = strlen(name);
     return len >= 1 && len <= DP_NAME_MAX ? DP_OK : DP_EINVAL;
-}
-
-int dp_upstream_add(dp_engine *engine, const char *name, int balance, uint32_t connect_timeout_ms,
-                    uint32_t keepalive)
-{
-    DP_CHECK(engine->magic == DP_ENGINE_MAGIC);
-    if (engine->sealed)
-        return DP_ESTATE;
-    if (check_name(name) != DP_OK || connect_timeout_ms == 0 ||
-        (balance != DP_ROUND_ROBIN && balance != DP_LEAST_REQUEST))
-        return DP_EINVAL;
-    if (engine->tables.upstream_count == DP_UPSTREAMS_MAX)
-        return DP_ETOOBIG;
-    dp_upstream *upstream = &engine->tables.upstreams[engine->tables.upstream_count];
-    upstream->endpoints = dp_arena_take(&engine->arena, DP_ENDPOINTS_MAX * sizeof(dp_endpoint));
-    if (upstream->endpoints == NULL)
-        return DP_ENOMEM;
-    memcpy(upstream->name, name, strlen(name) + 1);
-    upstream->balance = balance;
-    upstream->connect_timeout_ms = connect_timeout_ms;
-    upstream->keepalive = keepalive;
-    return (int)engine->tables.upstream_count++;
-}
-
-int dp_endpoint_add(dp_engine *engine, int upstream_index, const char *address, uint16_t port)
-{
-    DP_CHECK(engine->magic == DP_ENGINE_MAGIC);
-    if (engine->sealed)
-        return DP_ESTATE;
-    if (upstream_index < 0 || (uint32_t)upstream_index >= engine->tables.upstream_count)
-        return DP_EINVAL;
-    dp_upstream *upstream = &engine->tables.upstreams[upstream_index];
-    if (upstream->endpoint_count == DP_ENDPOINTS_MAX)
-        return DP_ETOOBIG;
-    dp_endpoint *endpoint = &upstream->endpoints[upstream->endpoint_count];
-    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(port)};
-    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
-    if (inet_pton(AF_INET, address, &v4.sin_addr) == 1) {
-        memcpy(&endpoint->address, &v4, sizeof(v4));
-        endpoint->address_len = sizeof(v4);
-    } else if (inet_pton(AF_INET6, address, &v6.sin6_addr) == 1) {
-        memcpy(&endpoint->address, &v6, sizeof(v6));
-        endpoint->address_len = sizeof(v6);
-    } else {
-        return DP_EINVAL;
-    }
-    engine->tables.endpoint_count++;
-    return (int)upstream->endpoint_count++;
 }
 
 int dp_listener_add(dp_engine *engine, const char *name, int protocol, int upstream)
@@ -427,23 +380,10 @@ static int make_live_state(dp_engine *engine)
     engine->head_buffer_size = engine->options.max_header_bytes + HEAD_SLACK + most;
     engine->head_buffer = malloc(engine->head_buffer_size);
     engine->pools = calloc(tables->endpoint_count + 1u, sizeof(*engine->pools));
-    engine->rotors = calloc(tables->upstream_count + 1u, sizeof(*engine->rotors));
-    if (engine->head_buffer == NULL || engine->pools == NULL || engine->rotors == NULL)
+    if (engine->head_buffer == NULL || engine->pools == NULL)
         return DP_ENOMEM;
-    uint32_t slot = 0;
-    for (uint32_t i = 0; i < tables->upstream_count; i++) {
-        dp_upstream *upstream = &tables->upstreams[i];
-        if (upstream->endpoint_count == 0)
-            return DP_EINVAL;
-        /* Workers start their rounds at different endpoints, or all would begin at the first. */
-        engine->rotors[i] = (uint32_t)(engine->options.seed_low % upstream->endpoint_count);
-        for (uint32_t j = 0; j < upstream->endpoint_count; j++, slot++) {
-            upstream->endpoints[j].slot = slot;
-            engine->pools[slot].endpoint = &upstream->endpoints[j];
-            engine->pools[slot].keepalive = upstream->keepalive;
-        }
-    }
-    return DP_OK;
+    int result = dp_tell_seal(engine);
+    return result == DP_OK ? dp_view_seal(engine) : result;
 }
 
 int dp_engine_seal(dp_engine *engine)

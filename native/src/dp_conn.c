@@ -114,7 +114,7 @@ dp_conn *dp_conn_new(dp_engine *engine, int fd, enum dp_role role)
 }
 
 /* The epoll key: kind 0 in the top byte, then the stamp, then the id. */
-static uint64_t key_of(const dp_conn *conn)
+uint64_t dp_conn_key(const dp_conn *conn)
 {
     return (uint64_t)conn->stamp << 32 | conn->id;
 }
@@ -125,7 +125,7 @@ dp_conn *dp_conn_find(const dp_engine *engine, uint64_t key)
     if (id / DP_CHUNK >= engine->chunk_count)
         return NULL;
     dp_conn *conn = &engine->chunks[id / DP_CHUNK][id % DP_CHUNK];
-    if (conn->magic != DP_CONN_MAGIC || conn->state == DP_S_DEAD || key_of(conn) != key)
+    if (conn->magic != DP_CONN_MAGIC || conn->state == DP_S_DEAD || dp_conn_key(conn) != key)
         return NULL;
     return conn;
 }
@@ -133,7 +133,7 @@ dp_conn *dp_conn_find(const dp_engine *engine, uint64_t key)
 int dp_conn_watch(dp_engine *engine, dp_conn *conn)
 {
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
-                                .data.u64 = key_of(conn)};
+                                .data.u64 = dp_conn_key(conn)};
     return epoll_ctl(engine->epoll_fd, EPOLL_CTL_ADD, conn->fd, &event) == 0 ? DP_OK : DP_ESYSTEM;
 }
 
@@ -171,8 +171,8 @@ static void bury(dp_engine *engine, dp_conn *conn)
         engine->turned_away--;
     if (conn->role == DP_DOWN)
         dp_conn_count_down(engine, conn, -1);
-    else
-        engine->stats->upstream_connections--;
+    else if (conn->role == DP_UP)
+        dp_upstream_closed(engine, conn);
     conn->state = DP_S_DEAD;
     conn->fd = -1;
     conn->peer = NULL;
@@ -379,6 +379,10 @@ static dp_conn *down_of(dp_conn *conn)
 
 void dp_conn_handle(dp_engine *engine, dp_conn *conn)
 {
+    if (conn->role == DP_PROBER) {
+        dp_health_handle(engine, conn);
+        return;
+    }
     if (conn->role == DP_UP) {
         if (conn->state == DP_S_IDLE) {
             /* Nothing is owed to us: this is the end, or something nobody asked for. */
@@ -434,6 +438,10 @@ void dp_conn_timeout(dp_engine *engine, dp_conn *conn)
 {
     if (conn->role == DP_UP) {
         upstream_timeout(engine, conn);
+        return;
+    }
+    if (conn->role == DP_PROBER) {
+        dp_health_timeout(engine, conn);
         return;
     }
     if (conn->state == DP_S_FROZEN || conn->state == DP_S_HELD ||

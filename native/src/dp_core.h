@@ -10,6 +10,7 @@
 
 #include "dp.h"
 #include "dp_http1.h"
+#include "dp_live.h"
 
 #define DP_ARRAY_LEN(array) (sizeof(array) / sizeof((array)[0]))
 #define DP_CHECK(condition) ((condition) ? (void)0 : dp_fail(__FILE__, __LINE__, #condition))
@@ -26,7 +27,6 @@ enum {
 enum {
     DP_NAME_MAX = 63,        /* names of listeners and upstreams: a label's length */
     DP_UPSTREAMS_MAX = 1024, /* more upstreams in one app are several apps */
-    DP_ENDPOINTS_MAX = 256,  /* of one upstream; a mask of tried ones has a bit each */
     DP_LISTENERS_MAX = 64,
     DP_ROUTES_MAX = 4096,
     DP_ATTACHED_MAX = 256,    /* listening sockets lent to one process */
@@ -79,6 +79,7 @@ typedef struct dp_route {
     const dp_header_match *headers;
     const dp_edit *request_edits;
     const dp_edit *response_edits;
+    const dp_retries *retries; /* NULL: only what was certainly not executed is sent again */
     uint32_t methods;
     int32_t upstream;
     uint32_t request_timeout_ms;
@@ -89,21 +90,6 @@ typedef struct dp_route {
     uint8_t any_path;
     uint8_t prefix_path;
 } dp_route;
-
-typedef struct dp_endpoint {
-    struct sockaddr_storage address;
-    socklen_t address_len;
-    uint32_t slot; /* where its live state stands in dp_engine.pools */
-} dp_endpoint;
-
-typedef struct dp_upstream {
-    char name[DP_NAME_MAX + 1];
-    dp_endpoint *endpoints;
-    uint32_t endpoint_count;
-    uint32_t connect_timeout_ms;
-    uint32_t keepalive;
-    int balance;
-} dp_upstream;
 
 typedef struct dp_listener {
     char name[DP_NAME_MAX + 1];
@@ -131,7 +117,7 @@ typedef struct dp_buffer {
     uint32_t len; /* unread bytes */
 } dp_buffer;
 
-enum dp_role { DP_DOWN = 1, DP_UP = 2 };
+enum dp_role { DP_DOWN = 1, DP_UP = 2, DP_PROBER = 3 /* a health check's, without a peer */ };
 
 enum dp_state {
     DP_S_FREE = 0,
@@ -172,7 +158,11 @@ typedef struct dp_exchange {
     uint64_t response_left;
     dp_chunked request_chunked;
     dp_chunked response_chunked;
-    uint64_t tried[DP_ENDPOINTS_MAX / 64];
+    dp_tried tried;
+    uint64_t key_hash;  /* maglev */
+    uint64_t opened_us; /* p2c: when the request was sent */
+    int32_t stuck;      /* sticky: the endpoint that the client's cookie names, or -1 */
+    uint32_t ticket;    /* of its place among those that wait; 0: it does not */
     int32_t upstream;
     uint32_t method;
     uint8_t request_framing;
@@ -185,8 +175,10 @@ typedef struct dp_exchange {
     bool may_send;   /* the client was not told yet that no other request is read */
     bool reusable;   /* upstream, after this exchange */
     bool expects_continue;
-    bool again;     /* sent once more: over a new connection only */
-    dp_buffer sent; /* the whole request, while it may be sent again */
+    bool again; /* sent once more: over a new connection only */
+    bool keeps; /* sent is kept for the route's retries */
+    uint8_t repeats;
+    dp_buffer sent; /* the whole request so far, while it may be sent again, or waits */
 } dp_exchange;
 
 typedef struct dp_conn dp_conn;
@@ -230,8 +222,14 @@ typedef struct dp_list {
 typedef struct dp_pool { /* live state of one endpoint */
     dp_list idle;        /* LIFO: the warmest first */
     const dp_endpoint *endpoint;
-    uint32_t keepalive; /* idle connections kept at most */
-    uint32_t active;    /* exchanges and tunnels */
+    dp_shared_endpoint *shared; /* what all workers know of it */
+    dp_shared_endpoint *check;  /* what probes found; NULL: none are made */
+    dp_shared_count *count;     /* our part of what is counted in shared */
+    dp_conn *probe;             /* under way */
+    uint64_t token;             /* sticky */
+    uint32_t keepalive;         /* idle connections kept at most */
+    uint16_t upstream;
+    uint16_t index;
 } dp_pool;
 
 typedef struct dp_transport {
@@ -277,7 +275,22 @@ struct dp_engine {
     dp_stats *stats;
     dp_stats own_stats; /* where the caller gave no page */
     dp_pool *pools;
-    uint32_t *rotors; /* by upstream: where the balancer looks first */
+    dp_group *groups;   /* by upstream */
+    dp_budget *budgets; /* by route */
+    dp_shared shared;
+    dp_shared_endpoint *own_endpoints; /* where the app shares nothing */
+    dp_shared_count *own_counts;
+    void *group_memory;
+    uint32_t epoch;   /* of shared, as last seen */
+    uint64_t look_ms; /* when time alone changes what may be chosen */
+    uint64_t room_ms; /* when to look for room that others left; UINT64_MAX: nobody needs any */
+    bool has_room;    /* in at least one group */
+    uint32_t tickets;
+    uint64_t random;
+    dp_prober prober;
+    dp_event events[DP_EVENTS_MAX];
+    uint32_t event_head;
+    uint32_t event_count;
 
     dp_conn **chunks; /* slab of connections */
     uint32_t chunk_count;
@@ -335,6 +348,7 @@ int dp_timer_arm(dp_engine *engine, bool force);
 
 dp_conn *dp_conn_new(dp_engine *engine, int fd, enum dp_role role);
 dp_conn *dp_conn_find(const dp_engine *engine, uint64_t key);
+uint64_t dp_conn_key(const dp_conn *conn);
 int dp_conn_watch(dp_engine *engine, dp_conn *conn);
 void dp_conn_unwatch(dp_engine *engine, dp_conn *conn);
 /* Ends it; the object lives on as DP_S_DEAD until the end of the batch. */
@@ -368,26 +382,96 @@ int dp_accept_start(dp_engine *engine);
 void dp_accept_stop(dp_engine *engine);
 void dp_accept_burst(dp_engine *engine, uint32_t index);
 
-/* --- dp_upstream: pools, connecting, choosing ------------------------------------------------- */
+/* --- dp_upstream: pools and connecting ---------------------------------------------------------
+ */
 
 /* Attaches an upstream connection to down, from the pool or a new one, with iov as the first
- * bytes to send. DP_OK; DP_ESYSTEM: no endpoint is left to try. */
+ * bytes to send. DP_OK. DP_NEED_MORE: down waits, its bytes are kept. Else nothing was begun:
+ * DP_EGONE: no endpoint is healthy; DP_ETOOBIG: too many wait already; DP_ESYSTEM: none is left to
+ * try; DP_ENOMEM. */
 int dp_upstream_open(dp_engine *engine, dp_conn *down, struct iovec *iov, int count);
 /* conn, connecting, failed: tries the next endpoint with the same bytes. */
 int dp_upstream_retry(dp_engine *engine, dp_conn *up);
 void dp_upstream_release(dp_engine *engine, dp_conn *up, bool reusable);
 /* A connecting socket became writable: DP_OK or DP_ESYSTEM. */
 int dp_upstream_connected(dp_engine *engine, dp_conn *up);
+int dp_socket_connected(int fd, const dp_endpoint *endpoint);
+/* Its socket is closed: what it counted is given back. */
+void dp_upstream_closed(dp_engine *engine, const dp_conn *up);
 
-/* --- dp_route and dp_balance: pure ------------------------------------------------------------ */
+/* --- dp_tell: upstreams as the builder is told of them ------------------------------------------
+ */
+
+int dp_tell_seal(dp_engine *engine); /* slots, and the tables of consistent choices */
+
+/* --- dp_pick: choosing an endpoint -------------------------------------------------------------
+ */
+
+int dp_pick_seal(dp_engine *engine, uint32_t upstream); /* the sticky tokens */
+/* Takes from the request what its choice depends on. head NULL: a tunnel. */
+void dp_pick_key(dp_engine *engine, dp_conn *down, const uint8_t *data,
+                 const dp_request_head *head);
+int dp_pick(dp_engine *engine, dp_conn *down); /* an index, or -1 */
+/* The set-cookie line that the client needs to come back to where it is; 0: none. */
+size_t dp_pick_cookie(const dp_engine *engine, const dp_conn *down, char *ret_line,
+                      size_t capacity);
+
+/* --- dp_view: which endpoints may be chosen ----------------------------------------------------
+ */
+
+int dp_view_seal(dp_engine *engine);
+void dp_view_free(dp_engine *engine);
+void dp_view_look(dp_engine *engine, uint32_t upstream);
+void dp_view_refresh(dp_engine *engine); /* where others changed something, or it is time */
+uint64_t dp_chores_due(const dp_engine *engine);
+void dp_chores_run(dp_engine *engine);
+void dp_outcome_failed(dp_engine *engine, uint32_t slot);
+void dp_outcome_answered(dp_engine *engine, uint32_t slot, uint32_t status);
+void dp_outcome_latency(dp_engine *engine, const dp_conn *down, bool failed);
+void dp_event_tell(dp_engine *engine, uint32_t slot, uint32_t kind);
+
+/* --- dp_queue: waiting for a connection --------------------------------------------------------
+ */
+
+int dp_queue_join(dp_engine *engine, dp_conn *down, const struct iovec *iov, int count);
+void dp_queue_leave(dp_engine *engine, dp_conn *down); /* where it waits */
+void dp_queue_room(dp_engine *engine, uint32_t slot);  /* a connection of it ended, or is idle */
+void dp_queue_poll(dp_engine *engine);
+void dp_queue_serve(dp_engine *engine);
+
+/* --- dp_health: active checks ------------------------------------------------------------------
+ */
+
+int dp_health_seal(dp_engine *engine);
+void dp_health_run(dp_engine *engine); /* starts what is due */
+void dp_health_handle(dp_engine *engine, dp_conn *probe);
+void dp_health_timeout(dp_engine *engine, dp_conn *probe);
+
+/* --- dp_retry: sending a request again ---------------------------------------------------------
+ */
+
+enum dp_retry_cause { DP_CAUSE_ENDED, DP_CAUSE_STATUS };
+
+void dp_retry_begin(dp_engine *engine, dp_conn *down, const struct iovec *iov, int count);
+void dp_retry_sent(dp_engine *engine, dp_conn *down, const uint8_t *data, size_t len);
+bool dp_retry_may_fail_over(const dp_exchange *exchange);
+/* False: the answer that there is stands. True: it was sent again, or waits, or was refused. */
+bool dp_retry(dp_engine *engine, dp_conn *down, enum dp_retry_cause cause, uint32_t status);
+
+/* --- dp_proxy: the PROXY protocol, towards upstreams --------------------------------------------
+ */
+
+enum { DP_PROXY_MAX = 128 };
+
+/* The header for a connection that speaks for down; NULL: for itself. */
+size_t dp_proxy_header(uint32_t version, const dp_conn *down, uint8_t ret_header[DP_PROXY_MAX]);
+
+/* --- dp_route: pure ----------------------------------------------------------------------------
+ */
 
 void dp_route_sort(dp_route **routes, uint32_t count);
 const dp_route *dp_route_lookup(const dp_tables *tables, const uint8_t *data,
                                 const dp_request_head *head);
-/* Picks an endpoint whose bit in tried is clear. active: open exchanges by endpoint.
- * Returns its index, or -1. */
-int dp_balance_pick(int balance, const uint32_t *active, uint32_t count, const uint64_t *tried,
-                    uint32_t *rotor);
 
 /* --- codecs ----------------------------------------------------------------------------------- */
 
@@ -396,10 +480,12 @@ void dp_http_turn_away(dp_engine *engine, dp_conn *down); /* answered already: o
 void dp_http_pump(dp_engine *engine, dp_conn *down);
 void dp_http_timeout(dp_engine *engine, dp_conn *down);
 void dp_http_upstream_failed(dp_engine *engine, dp_conn *down, bool timed_out);
+void dp_http_opened(dp_engine *engine, dp_conn *down, int result); /* what dp_upstream_open gave */
 void dp_tcp_accepted(dp_engine *engine, dp_conn *down);
 void dp_tcp_pump(dp_engine *engine, dp_conn *down);
 void dp_tcp_timeout(dp_engine *engine, dp_conn *down);
 void dp_tcp_upstream_failed(dp_engine *engine, dp_conn *down);
+void dp_tcp_opened(dp_engine *engine, dp_conn *down, int result);
 
 /* --- dp_body: pure ---------------------------------------------------------------------------- */
 

@@ -18,6 +18,7 @@ static void timer_fired(dp_engine *engine)
             engine->accept_again = engine->now_ms + DP_ACCEPT_PAUSE_MS;
     }
     dp_timer_run(engine);
+    dp_chores_run(engine);
     dp_buffers_trim(engine, false);
     (void)dp_timer_arm(engine, true);
 }
@@ -81,8 +82,10 @@ int dp_engine_turn(dp_engine *engine, uint32_t max_rounds)
         if (count == 0 && engine->ready.count == 0)
             break;
         engine->now_ms = dp_clock_ms();
+        dp_view_refresh(engine);
         handle_batch(engine, events, count);
         dp_ready_run(engine);
+        dp_queue_serve(engine);
         dp_conn_collect(engine);
     }
     if (dp_timer_arm(engine, false) != DP_OK)
@@ -92,6 +95,8 @@ int dp_engine_turn(dp_engine *engine, uint32_t max_rounds)
         notes |= DP_NOTE_MOVABLE;
     if (engine->draining && engine->down_count == 0)
         notes |= DP_NOTE_EMPTY;
+    if (engine->event_count != 0)
+        notes |= DP_NOTE_EVENTS;
     return notes;
 }
 
@@ -132,6 +137,7 @@ static void visit_reset(dp_engine *engine, dp_conn *conn)
         engine->stats->tunnels--;
     if (conn->peer != NULL)
         dp_upstream_release(engine, conn->peer, false);
+    dp_queue_leave(engine, conn);
     dp_conn_reset(engine, conn);
 }
 

@@ -7,6 +7,8 @@
 
 #include "dp_core.h"
 
+enum { COOKIE_LINE_MAX = 384 };
+
 typedef struct writer {
     uint8_t *at;
     uint8_t *end;
@@ -217,6 +219,8 @@ size_t dp_head_response(dp_engine *engine, const dp_conn *down, const uint8_t *d
         put_text(&out, "connection: close\r\n");
     else if (exchange->minor == 0)
         put_text(&out, "connection: keep-alive\r\n");
+    char cookie[COOKIE_LINE_MAX];
+    put(&out, cookie, dp_pick_cookie(engine, down, cookie, sizeof(cookie)));
     put_edits(&out, edits);
     put(&out, "\r\n", 2);
     return written(engine, &out);

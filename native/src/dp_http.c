@@ -19,6 +19,7 @@ enum {
 
 static void drop_upstream(dp_engine *engine, dp_conn *down, bool reusable)
 {
+    dp_queue_leave(engine, down);
     dp_buffer_free(engine, &down->exchange.sent);
     if (down->peer != NULL)
         dp_upstream_release(engine, down->peer, reusable);
@@ -176,6 +177,10 @@ void dp_http_upstream_failed(dp_engine *engine, dp_conn *down, bool timed_out)
         cut_short(engine, down);
         return;
     }
+    dp_outcome_latency(engine, down, true);
+    if (down->peer != NULL &&
+        (timed_out || (down->peer->flags & DP_C_FRESH) != 0 || down->peer->in.len != 0))
+        dp_outcome_failed(engine, down->peer->endpoint);
     refuse(engine, down, timed_out ? 504 : 502);
 }
 
@@ -189,6 +194,8 @@ void dp_http_timeout(dp_engine *engine, dp_conn *down)
     case DP_S_EXCHANGE:
         if (down->out.len != 0) {
             reset_both(engine, down); /* it does not read */
+        } else if (exchange->ticket != 0) {
+            refuse(engine, down, 503); /* it has waited for a connection */
         } else if (!exchange->request_done && (down->peer == NULL || down->peer->out.len == 0)) {
             if (exchange->head_sent)
                 cut_short(engine, down);
@@ -299,33 +306,40 @@ static void answer_route(dp_engine *engine, dp_conn *down, const dp_route *route
 
 /* The upstream may just be closing the pooled connection that this went to. A safe request may then
  * be repeated (RFC 9112 9.3.1), so its bytes are kept until the answer begins. What may change
- * something is never sent twice. */
+ * something is sent twice only where its route says so. */
+static bool may_cross(const dp_conn *down)
+{
+    const uint32_t safe = DP_M_GET | DP_M_HEAD | DP_M_OPTIONS | DP_M_TRACE;
+    return down->exchange.request_done && (down->exchange.method & safe) != 0 &&
+           (down->peer->flags & DP_C_FRESH) == 0;
+}
+
 static void keep_sent(dp_engine *engine, dp_exchange *exchange, size_t head_len,
                       const uint8_t *body, size_t body_len)
 {
-    const uint32_t safe = DP_M_GET | DP_M_HEAD | DP_M_OPTIONS | DP_M_TRACE;
-    if (!exchange->request_done || (exchange->method & safe) == 0)
-        return;
     if (dp_buffer_append(engine, &exchange->sent, engine->head_buffer, head_len) != DP_OK ||
         dp_buffer_append(engine, &exchange->sent, body, body_len) != DP_OK)
         dp_buffer_free(engine, &exchange->sent);
 }
 
-/* The pooled connection ended without a byte of an answer: once more, over a new one. */
-static bool send_again(dp_engine *engine, dp_conn *down)
+static uint64_t request_wait_ms(const dp_engine *engine, const dp_exchange *exchange)
+{
+    return exchange->request_done ? exchange->route->request_timeout_ms
+                                  : engine->options.body_idle_ms;
+}
+
+void dp_http_opened(dp_engine *engine, dp_conn *down, int result)
 {
     dp_exchange *exchange = &down->exchange;
-    if (exchange->sent.len == 0 || down->peer->in.len != 0)
-        return false;
-    dp_buffer sent = exchange->sent;
-    exchange->sent = (dp_buffer){0};
-    exchange->again = true;
-    memset(exchange->tried, 0, sizeof(exchange->tried));
-    dp_upstream_release(engine, down->peer, false);
-    struct iovec iov = {.iov_base = sent.data + sent.off, .iov_len = sent.len};
-    int result = dp_upstream_open(engine, down, &iov, 1);
-    dp_buffer_free(engine, &sent);
-    return result == DP_OK;
+    if (result == DP_OK) {
+        dp_timer_set(engine, down, request_wait_ms(engine, exchange));
+        if (!exchange->keeps && !may_cross(down))
+            dp_buffer_free(engine, &exchange->sent);
+    } else if (result == DP_ENOMEM || result == DP_ETOOBIG || result == DP_EGONE) {
+        refuse(engine, down, 503);
+    } else if (result != DP_NEED_MORE) {
+        dp_http_upstream_failed(engine, down, false);
+    }
 }
 
 static void open_upstream(dp_engine *engine, dp_conn *down, const dp_route *route, uint8_t *data,
@@ -341,14 +355,11 @@ static void open_upstream(dp_engine *engine, dp_conn *down, const dp_route *rout
     iov[1].iov_base = data + (body - data);
     iov[1].iov_len = body_len;
     exchange->upstream = route->upstream;
-    dp_timer_set(engine, down,
-                 exchange->request_done ? route->request_timeout_ms : engine->options.body_idle_ms);
+    dp_pick_key(engine, down, data, &engine->request);
+    dp_retry_begin(engine, down, iov, 2);
     int result = dp_upstream_open(engine, down, iov, 2);
-    if (result == DP_ENOMEM)
-        refuse(engine, down, 503);
-    else if (result != DP_OK)
-        dp_http_upstream_failed(engine, down, false);
-    else if ((down->peer->flags & DP_C_FRESH) == 0)
+    dp_http_opened(engine, down, result);
+    if (result == DP_OK && exchange->sent.len == 0 && may_cross(down))
         keep_sent(engine, exchange, head_len, body, body_len);
 }
 
@@ -529,6 +540,7 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
         return down->state == DP_S_LINGER;
     }
     exchange->request_done = step.done;
+    dp_retry_sent(engine, down, data, step.kept);
     struct iovec iov = {.iov_base = data, .iov_len = step.kept};
     int result = dp_conn_send(engine, up, &iov, 1);
     if (result == -ENOBUFS) {
@@ -610,6 +622,12 @@ static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t
     return true;
 }
 
+static void note_answer(dp_engine *engine, dp_conn *down)
+{
+    dp_outcome_answered(engine, down->peer->endpoint, engine->response.status);
+    dp_outcome_latency(engine, down, false);
+}
+
 static bool pump_response_head(dp_engine *engine, dp_conn *down)
 {
     dp_conn *up = down->peer;
@@ -619,12 +637,13 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
     if (got == -EAGAIN)
         return false;
     if (got <= 0) {
-        if (send_again(engine, down))
-            return false;
+        if (dp_retry(engine, down, DP_CAUSE_ENDED, 0))
+            return true;
         dp_http_upstream_failed(engine, down, false);
         return down->state != DP_S_DEAD;
     }
-    dp_buffer_free(engine, &down->exchange.sent); /* it was received */
+    if (!down->exchange.keeps)
+        dp_buffer_free(engine, &down->exchange.sent); /* it was received */
     size_t len = (size_t)got;
     dp_head_limits limits = limits_of(engine);
     limits.max_target = 0;
@@ -646,8 +665,13 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
         dp_http_upstream_failed(engine, down, false);
         return down->state != DP_S_DEAD;
     }
-    if (engine->response.status >= 200)
+    if (engine->response.status >= 200) {
+        note_answer(engine, down);
+        if (dp_retry(engine, down, DP_CAUSE_STATUS, engine->response.status))
+            return true;
+        dp_buffer_free(engine, &down->exchange.sent);
         return respond_head(engine, down, data, len, buffered);
+    }
     if (!respond_interim(engine, down, data) ||
         keep_rest(engine, up, buffered, data, len, head_len) != DP_OK) {
         close_both(engine, down);

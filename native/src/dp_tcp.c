@@ -8,6 +8,7 @@
 static void end_tunnel(dp_engine *engine, dp_conn *down, bool with_reset)
 {
     dp_conn *up = down->peer;
+    dp_queue_leave(engine, down);
     if (up != NULL) {
         engine->stats->tunnels--;
         if (with_reset) /* neither side may take what it got for all there was */
@@ -93,7 +94,15 @@ void dp_tcp_accepted(dp_engine *engine, dp_conn *down)
     down->state = DP_S_TUNNEL;
     down->exchange.upstream = engine->tables.listeners[down->listener].upstream;
     struct iovec nothing = {.iov_base = engine->read_buffer, .iov_len = 0};
-    if (dp_upstream_open(engine, down, &nothing, 1) != DP_OK) {
+    dp_pick_key(engine, down, NULL, NULL);
+    dp_tcp_opened(engine, down, dp_upstream_open(engine, down, &nothing, 1));
+}
+
+void dp_tcp_opened(dp_engine *engine, dp_conn *down, int result)
+{
+    if (result == DP_NEED_MORE)
+        return; /* it waits for a connection */
+    if (result != DP_OK) {
         engine->stats->upstream_failures_total++;
         dp_conn_reset(engine, down);
         return;

@@ -120,6 +120,9 @@ int dp_timer_arm(dp_engine *engine, bool force)
         next = force ? engine->now_ms + engine->options.tick_ms : engine->next_timer;
     if (engine->accept_again != 0 && next > engine->accept_again)
         next = engine->accept_again;
+    uint64_t chores = dp_chores_due(engine);
+    if (next > chores)
+        next = chores > engine->now_ms ? chores : engine->now_ms + 1;
     if (!force && next >= engine->next_timer)
         return DP_OK;
     engine->next_timer = next;

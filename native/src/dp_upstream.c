@@ -1,4 +1,4 @@
-/* dp_upstream: upstream connections: choosing an endpoint, connecting, pools. I/O. */
+/* dp_upstream: upstream connections: opening one for a request, connecting, pools. I/O. */
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -7,12 +7,18 @@
 
 #include "dp_core.h"
 
+static const dp_upstream *upstream_of(const dp_engine *engine, uint32_t slot)
+{
+    return &engine->tables.upstreams[engine->pools[slot].upstream];
+}
+
 static void detach(dp_engine *engine, dp_conn *up)
 {
     dp_conn *down = up->peer;
     if (down == NULL)
         return;
-    engine->pools[up->endpoint].active--;
+    const dp_pool *pool = &engine->pools[up->endpoint];
+    dp_balancer_end(&engine->groups[pool->upstream].balancer, pool->index);
     down->peer = NULL;
     up->peer = NULL;
 }
@@ -20,10 +26,23 @@ static void detach(dp_engine *engine, dp_conn *up)
 static void attach(dp_engine *engine, dp_conn *down, dp_conn *up)
 {
     DP_CHECK(down->peer == NULL && up->peer == NULL);
+    const dp_pool *pool = &engine->pools[up->endpoint];
     down->peer = up;
     up->peer = down;
     up->protocol = down->protocol;
-    engine->pools[up->endpoint].active++;
+    dp_balancer_begin(&engine->groups[pool->upstream].balancer, pool->index);
+    if (engine->tables.upstreams[pool->upstream].balance == DP_P2C)
+        down->exchange.opened_us = dp_clock_us();
+}
+
+/* Others may wait for this connection, but not for us to have used it for so long. */
+static bool is_kept(const dp_engine *engine, const dp_conn *up)
+{
+    const dp_pool *pool = &engine->pools[up->endpoint];
+    const dp_upstream *upstream = upstream_of(engine, up->endpoint);
+    return upstream->proxy_protocol == 0 && pool->idle.count < pool->keepalive && up->in.len == 0 &&
+           up->out.len == 0 &&
+           (up->io & (DP_IO_READ | DP_IO_EOF | DP_IO_BROKEN | DP_IO_AT_EOF | DP_IO_NO_WRITE)) == 0;
 }
 
 void dp_upstream_release(dp_engine *engine, dp_conn *up, bool reusable)
@@ -36,8 +55,7 @@ void dp_upstream_release(dp_engine *engine, dp_conn *up, bool reusable)
         engine->stats->upstream_idle--;
     }
     detach(engine, up);
-    if (!reusable || pool->idle.count >= pool->keepalive || up->in.len != 0 || up->out.len != 0 ||
-        (up->io & (DP_IO_READ | DP_IO_EOF | DP_IO_BROKEN | DP_IO_AT_EOF | DP_IO_NO_WRITE)) != 0) {
+    if (!reusable || !is_kept(engine, up)) {
         dp_conn_close(engine, up);
         return;
     }
@@ -46,22 +64,42 @@ void dp_upstream_release(dp_engine *engine, dp_conn *up, bool reusable)
     dp_list_push(&pool->idle, up);
     engine->stats->upstream_idle++;
     dp_timer_set(engine, up, DP_UPSTREAM_IDLE_MS);
+    dp_queue_room(engine, up->endpoint);
 }
 
-static dp_conn *connect_to(dp_engine *engine, const dp_endpoint *endpoint, uint32_t timeout_ms)
+void dp_upstream_closed(dp_engine *engine, const dp_conn *up)
 {
-    int fd = socket(endpoint->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    const dp_pool *pool = &engine->pools[up->endpoint];
+    engine->stats->upstream_connections--;
+    if (upstream_of(engine, up->endpoint)->max_connections == 0)
+        return;
+    dp_shared_give(pool->shared, pool->count);
+    dp_queue_room(engine, up->endpoint);
+}
+
+/* --- connecting --------------------------------------------------------------------------------
+ */
+
+static int connecting_socket(dp_engine *engine, const dp_endpoint *endpoint)
+{
+    int family = endpoint->address.ss_family;
+    int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
-        return NULL;
+        return -1;
     int on = 1;
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    if (family != AF_UNIX)
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     engine->stats->upstream_connects_total++;
-    if (connect(fd, (const struct sockaddr *)&endpoint->address, endpoint->address_len) != 0 &&
-        errno != EINPROGRESS) {
-        engine->stats->upstream_connect_failures_total++;
-        (void)close(fd);
-        return NULL;
-    }
+    if (connect(fd, (const struct sockaddr *)&endpoint->address, endpoint->address_len) == 0 ||
+        errno == EINPROGRESS)
+        return fd;
+    engine->stats->upstream_connect_failures_total++;
+    (void)close(fd);
+    return -1;
+}
+
+static dp_conn *watched(dp_engine *engine, const dp_endpoint *endpoint, int fd)
+{
     dp_conn *up = dp_conn_new(engine, fd, DP_UP);
     if (up == NULL) {
         (void)close(fd);
@@ -71,12 +109,42 @@ static dp_conn *connect_to(dp_engine *engine, const dp_endpoint *endpoint, uint3
     up->endpoint = endpoint->slot;
     up->state = DP_S_CONNECTING;
     up->flags |= DP_C_FRESH;
+    return up;
+}
+
+/* Takes its share of max_connections first: with it, up is closed as any other. */
+static dp_conn *connect_to(dp_engine *engine, const dp_endpoint *endpoint)
+{
+    const dp_pool *pool = &engine->pools[endpoint->slot];
+    const dp_upstream *upstream = upstream_of(engine, endpoint->slot);
+    int fd = connecting_socket(engine, endpoint);
+    dp_conn *up = fd >= 0 ? watched(engine, endpoint, fd) : NULL;
+    if (up == NULL) {
+        if (upstream->max_connections != 0)
+            dp_shared_give(pool->shared, pool->count);
+        return NULL;
+    }
     if (dp_conn_watch(engine, up) != DP_OK) {
         dp_conn_close(engine, up);
         return NULL;
     }
-    dp_timer_set(engine, up, timeout_ms);
+    dp_timer_set(engine, up, upstream->connect_timeout_ms);
     return up;
+}
+
+static bool takes_one_more(dp_engine *engine, const dp_endpoint *endpoint)
+{
+    const dp_pool *pool = &engine->pools[endpoint->slot];
+    const dp_upstream *upstream = upstream_of(engine, endpoint->slot);
+    dp_group *group = &engine->groups[pool->upstream];
+    if (upstream->max_connections == 0 ||
+        dp_shared_take(pool->shared, pool->count, upstream->max_connections))
+        return true;
+    dp_balancer_fill(&group->balancer, pool->index, true);
+    group->full++;
+    if (engine->room_ms > engine->now_ms + DP_ROOM_MS)
+        engine->room_ms = engine->now_ms + DP_ROOM_MS;
+    return false;
 }
 
 /* A pooled connection that takes the first bytes at once, or NULL. What a dead one refused whole
@@ -100,72 +168,115 @@ static dp_conn *from_pool(dp_engine *engine, uint32_t slot)
     return NULL;
 }
 
-static int pick(dp_engine *engine, dp_conn *down)
+/* DP_OK: up is attached. DP_EGONE: it was dead. DP_ENOMEM. */
+static int reuse(dp_engine *engine, dp_conn *down, dp_conn *up, const struct iovec *iov, int count)
 {
-    dp_exchange *exchange = &down->exchange;
-    const dp_upstream *upstream = &engine->tables.upstreams[exchange->upstream];
-    uint32_t active[DP_ENDPOINTS_MAX];
-    for (uint32_t i = 0; i < upstream->endpoint_count; i++)
-        active[i] = engine->pools[upstream->endpoints[i].slot].active;
-    int index = dp_balance_pick(upstream->balance, active, upstream->endpoint_count,
-                                exchange->tried, &engine->rotors[exchange->upstream]);
-    if (index >= 0)
-        exchange->tried[index / 64] |= (uint64_t)1 << (index % 64);
-    return index;
+    struct iovec copy[4];
+    DP_CHECK(count <= 4);
+    memcpy(copy, iov, (size_t)count * sizeof(*iov));
+    /* The first write either takes bytes or proves that the connection is dead. */
+    up->io |= DP_IO_WRITE;
+    int result = dp_conn_send(engine, up, copy, count);
+    if (result == 0) {
+        attach(engine, down, up);
+        return DP_OK;
+    }
+    dp_conn_close(engine, up);
+    return result == -ENOBUFS ? DP_ENOMEM : DP_EGONE;
+}
+
+static int begin(dp_engine *engine, dp_conn *down, dp_conn *up, struct iovec *iov, int count)
+{
+    const dp_upstream *upstream = upstream_of(engine, up->endpoint);
+    uint8_t header[DP_PROXY_MAX];
+    struct iovec first = {.iov_base = header};
+    if (upstream->proxy_protocol != 0)
+        first.iov_len = dp_proxy_header(upstream->proxy_protocol, down, header);
+    /* Kept: it cannot be written yet. */
+    if (dp_conn_send(engine, up, &first, 1) != 0 || dp_conn_send(engine, up, iov, count) != 0) {
+        dp_conn_close(engine, up);
+        return DP_ENOMEM;
+    }
+    attach(engine, down, up);
+    return DP_OK;
+}
+
+/* --- opening -----------------------------------------------------------------------------------
+ */
+
+/* DP_OK, DP_ENOMEM; DP_NEED_MORE: it is full; DP_ESYSTEM: it failed. */
+static int open_at(dp_engine *engine, dp_conn *down, const dp_endpoint *endpoint, struct iovec *iov,
+                   int count)
+{
+    bool pooled = down->protocol == DP_HTTP && !down->exchange.again;
+    dp_conn *up;
+    while (pooled && (up = from_pool(engine, endpoint->slot)) != NULL) {
+        int result = reuse(engine, down, up, iov, count);
+        if (result != DP_EGONE)
+            return result;
+    }
+    if (!takes_one_more(engine, endpoint))
+        return DP_NEED_MORE;
+    up = connect_to(engine, endpoint);
+    return up != NULL ? begin(engine, down, up, iov, count) : DP_ESYSTEM;
+}
+
+/* Why no endpoint was left, as dp_upstream_open says it. */
+static int nobody_left(dp_engine *engine, dp_conn *down, const struct iovec *iov, int count)
+{
+    const dp_group *group = &engine->groups[down->exchange.upstream];
+    if (group->balancer.usable == 0)
+        return down->exchange.tried.count == 0 ? DP_EGONE : DP_ESYSTEM;
+    if (group->full == 0 || group->balancer.usable == group->balancer.open_count)
+        return DP_ESYSTEM;
+    return dp_queue_join(engine, down, iov, count);
 }
 
 int dp_upstream_open(dp_engine *engine, dp_conn *down, struct iovec *iov, int count)
 {
     const dp_upstream *upstream = &engine->tables.upstreams[down->exchange.upstream];
+    dp_tried *tried = &down->exchange.tried;
+    if (engine->groups[down->exchange.upstream].waiting != 0)
+        return dp_queue_join(engine, down, iov, count);
     int index;
-    while ((index = pick(engine, down)) >= 0) {
+    while ((index = dp_pick(engine, down)) >= 0) {
         const dp_endpoint *endpoint = &upstream->endpoints[index];
-        dp_conn *up;
-        bool pooled = down->protocol == DP_HTTP && !down->exchange.again;
-        while (pooled && (up = from_pool(engine, endpoint->slot)) != NULL) {
-            struct iovec copy[4];
-            DP_CHECK(count <= 4);
-            memcpy(copy, iov, (size_t)count * sizeof(*iov));
-            /* The first write either takes bytes or proves that the connection is dead. */
-            up->io |= DP_IO_WRITE;
-            int result = dp_conn_send(engine, up, copy, count);
-            if (result == 0) {
-                attach(engine, down, up);
-                return DP_OK;
-            }
-            if (result == -ENOBUFS) {
-                dp_conn_close(engine, up);
-                return DP_ENOMEM;
-            }
-            dp_conn_close(engine, up);
-        }
-        if ((up = connect_to(engine, endpoint, upstream->connect_timeout_ms)) == NULL)
-            continue;
-        if (dp_conn_send(engine, up, iov, count) != 0) { /* kept: it cannot be written yet */
-            dp_conn_close(engine, up);
-            return DP_ENOMEM;
-        }
-        attach(engine, down, up);
-        return DP_OK;
+        int result = open_at(engine, down, endpoint, iov, count);
+        if (result == DP_OK || result == DP_ENOMEM)
+            return result;
+        if (result == DP_NEED_MORE)
+            continue; /* the balancer knows that it is full */
+        dp_tried_add(tried, (uint32_t)index);
+        dp_outcome_failed(engine, endpoint->slot);
+        if (!dp_retry_may_fail_over(&down->exchange))
+            return DP_ESYSTEM;
     }
-    return DP_ESYSTEM;
+    return nobody_left(engine, down, iov, count);
 }
 
 int dp_upstream_retry(dp_engine *engine, dp_conn *up)
 {
     dp_conn *down = up->peer;
-    dp_buffer first = up->out;
+    const dp_upstream *upstream = upstream_of(engine, up->endpoint);
+    const dp_pool *pool = &engine->pools[up->endpoint];
+    dp_buffer first = up->out; /* a PROXY header, too: it says the same to all */
     up->out = (dp_buffer){0};
     engine->stats->upstream_connect_failures_total++;
+    dp_tried_add(&down->exchange.tried, pool->index);
     detach(engine, up);
     dp_conn_close(engine, up);
-    const dp_upstream *upstream = &engine->tables.upstreams[down->exchange.upstream];
+    dp_outcome_failed(engine, pool->endpoint->slot);
     int index;
-    while ((index = pick(engine, down)) >= 0) {
-        dp_conn *other =
-            connect_to(engine, &upstream->endpoints[index], upstream->connect_timeout_ms);
-        if (other == NULL)
+    while (dp_retry_may_fail_over(&down->exchange) && (index = dp_pick(engine, down)) >= 0) {
+        const dp_endpoint *endpoint = &upstream->endpoints[index];
+        if (!takes_one_more(engine, endpoint))
             continue;
+        dp_conn *other = connect_to(engine, endpoint);
+        if (other == NULL) {
+            dp_tried_add(&down->exchange.tried, (uint32_t)index);
+            dp_outcome_failed(engine, endpoint->slot);
+            continue;
+        }
         other->out = first;
         attach(engine, down, other);
         return DP_OK;
@@ -174,18 +285,24 @@ int dp_upstream_retry(dp_engine *engine, dp_conn *up)
     return DP_ESYSTEM;
 }
 
-int dp_upstream_connected(dp_engine *engine, dp_conn *up)
+int dp_socket_connected(int fd, const dp_endpoint *endpoint)
 {
     int error = 0;
     socklen_t len = sizeof(error);
-    if (getsockopt(up->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0 || error != 0)
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0 || error != 0)
         return DP_ESYSTEM;
     /* A self-connect: a closed loopback port inside the ephemeral range can answer itself. */
     struct sockaddr_storage own;
     socklen_t own_len = sizeof(own);
-    const dp_endpoint *endpoint = engine->pools[up->endpoint].endpoint;
-    if (getsockname(up->fd, (struct sockaddr *)&own, &own_len) == 0 &&
+    if (getsockname(fd, (struct sockaddr *)&own, &own_len) == 0 &&
         own_len == endpoint->address_len && memcmp(&own, &endpoint->address, own_len) == 0)
+        return DP_ESYSTEM;
+    return DP_OK;
+}
+
+int dp_upstream_connected(dp_engine *engine, dp_conn *up)
+{
+    if (dp_socket_connected(up->fd, engine->pools[up->endpoint].endpoint) != DP_OK)
         return DP_ESYSTEM;
     up->state = DP_S_EXCHANGE;
     up->deadline = 0;

@@ -50,7 +50,9 @@ def proxy(stack: ExitStack, transport: int) -> Callable[..., Proxy]:
     """Starts an engine for a spec, or for the ports of its one upstream."""
 
     def start(*ports: int, spec: AppSpec | None = None, **options: Any) -> Proxy:
-        own = {name: options.pop(name) for name in ("send_buffer", "seed") if name in options}
+        own = {
+            name: options.pop(name) for name in ("send_buffer", "seed", "shared") if name in options
+        }
         given = app(ports, **options) if spec is None else spec
         return stack.enter_context(Proxy(given, transport=transport, **own))
 

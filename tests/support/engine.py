@@ -141,10 +141,16 @@ class Proxy:
         transport: int = TRANSPORT_PLAIN,
         seed: tuple[int, int] = (0, 0),
         send_buffer: int | None = None,
+        shared: mmap.mmap | None = None,
     ) -> None:
         self._page = mmap.mmap(-1, 4096)
         self.engine: Final = Engine(
-            spec, stats=self._page, seed=seed, tick_ms=1000, transport=transport
+            spec,
+            stats=self._page,
+            seed=seed,
+            tick_ms=1000,
+            transport=transport,
+            shared=shared,
         )
         self._sockets: dict[str, socket.socket] = {}
         self._clients: list[Client] = []

@@ -53,7 +53,8 @@ class Wire:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.sock.settimeout(SECONDS)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family != socket.AF_UNIX:
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = b""
 
     def send(self, data: bytes) -> None:
@@ -173,19 +174,28 @@ def echo(peer: Peer) -> None:
 class Upstream:
     """Listens at a free port of 127.0.0.1 and plays a script on each connection."""
 
-    def __init__(self, script: Script = echo, *, receive_buffer: int | None = None) -> None:
+    def __init__(
+        self, script: Script = echo, *, receive_buffer: int | None = None, address: str = ""
+    ) -> None:
+        """`address`: "" is 127.0.0.1, "::1", or the path of a UNIX socket."""
         self.script = script
         self.seen: queue.Queue[Head] = queue.Queue()
         self.accepted = 0
         self._failures: list[BaseException] = []
         self._threads: list[threading.Thread] = []
         self._peers: list[Peer] = []
-        self._listening = socket.socket()
+        family = socket.AF_UNIX if address.startswith("/") else socket.AF_INET
+        if address == "::1":
+            family = socket.AF_INET6
+        self._listening = socket.socket(family)
         if receive_buffer is not None:
             self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self._listening.bind(("127.0.0.1", 0))
+        if family == socket.AF_UNIX:
+            self._listening.bind(address)
+        else:
+            self._listening.bind((address or "127.0.0.1", 0))
         self._listening.listen(64)
-        self.port: Final[int] = self._listening.getsockname()[1]
+        self.port: Final[int] = 0 if family == socket.AF_UNIX else self._listening.getsockname()[1]
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
 

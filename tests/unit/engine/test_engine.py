@@ -109,7 +109,7 @@ def test_spec_with_one_of_everything_is_built() -> None:
                     ),
                 ),
             ),
-            "upstream api, endpoint nowhere port 1",
+            "upstream api, endpoint nowhere:1",
         ),
         (
             app_spec(

@@ -1,0 +1,107 @@
+"""The PROXY protocol towards upstreams: who the client is, on each connection, shared by nobody."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.client import Client
+from tests.support.engine import Proxy
+from tests.support.upstream import Peer, Upstream
+from tests.support.upstreams import app_of, health
+
+START = Callable[..., Proxy]
+SERVE = Callable[..., Upstream]
+
+SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+
+
+def reads_v1(peer: Peer) -> None:
+    line = peer.until(b"\r\n")
+    while True:
+        peer.request()
+        peer.answer(line)
+
+
+def reads_v2(peer: Peer) -> None:
+    head = peer.exactly(16)
+    rest = peer.exactly(struct.unpack("!H", head[14:])[0])
+    while True:
+        peer.request()
+        peer.answer((head + rest).hex().encode())
+
+
+def end_of(client: Client) -> tuple[str, int]:
+    name: tuple[str, int] = client.sock.getsockname()
+    return name
+
+
+def test_version_1_names_both_ends(proxy: START, upstream: SERVE) -> None:
+    running = proxy(spec=app_of(upstream(reads_v1).port, proxy_protocol="v1"))
+    with running.client() as client:
+        address, port = end_of(client)
+        expected = f"PROXY TCP4 {address} 127.0.0.1 {port} {running.port}\r\n"
+        for _ in range(2):
+            assert client.get().body.decode() == expected
+
+
+def test_version_2_names_both_ends(proxy: START, upstream: SERVE) -> None:
+    running = proxy(spec=app_of(upstream(reads_v2).port, proxy_protocol="v2"))
+    with running.client() as client:
+        address, port = end_of(client)
+        got = bytes.fromhex(client.get().body.decode())
+    ends = socket.inet_aton(address) + socket.inet_aton("127.0.0.1")
+    assert got == SIGNATURE + b"\x21\x11\0\x0c" + ends + struct.pack("!HH", port, running.port)
+
+
+def test_no_connection_is_shared_by_two_clients(proxy: START, upstream: SERVE) -> None:
+    served = upstream(reads_v1)
+    running = proxy(spec=app_of(served.port, proxy_protocol="v1"))
+    with running.client() as one, running.client() as other:
+        for _ in range(3):
+            for client in (one, other):
+                assert f" {end_of(client)[1]} " in client.get().body.decode()
+
+
+def test_a_tunnel_begins_with_it(proxy: START, upstream: SERVE) -> None:
+    def script(peer: Peer) -> None:
+        peer.send(peer.until(b"\r\n") + peer.exactly(5))
+
+    running = proxy(spec=app_of(upstream(script).port, proxy_protocol="v1"))
+    with running.client("raw") as client:
+        client.send(b"hello")
+        line = client.until(b"\r\n")
+        assert line.startswith(b"PROXY TCP4 127.0.0.1 127.0.0.1 ")
+        assert client.exactly(5) == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("version", "begins"), [("v1", b"PROXY UNKNOWN\r\n"), ("v2", SIGNATURE + b"\x20\0\0\0")]
+)
+def test_a_health_check_speaks_for_itself(
+    version: str, begins: bytes, proxy: START, upstream: SERVE
+) -> None:
+    heard: list[bytes] = []
+
+    def script(peer: Peer) -> None:
+        heard.append(peer.exactly(len(begins)))
+        peer.request()
+        peer.answer()
+
+    served = upstream(script)
+    proxy(spec=app_of(served.port, proxy_protocol=version, health=health()))
+    assert served.next().line == "GET /healthz HTTP/1.1"
+    assert heard[0] == begins
+
+
+def test_a_request_that_fails_over_says_the_same_to_the_next(
+    proxy: START, upstream: SERVE, dead: Callable[[], int]
+) -> None:
+    served = upstream(reads_v1)
+    for seed in range(2):
+        spec = app_of(dead(), served.port, proxy_protocol="v1")
+        with proxy(spec=spec, seed=(seed, 0)).client() as client:
+            assert client.get().body.startswith(b"PROXY TCP4 ")
