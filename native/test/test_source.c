@@ -1,0 +1,75 @@
+/* Connections of a source: the limit holds over processes, a dead one's share is given back, and a
+ * full set counts no more but turns nobody away. */
+#include "dp_source.h"
+
+#include "support.h"
+
+enum { COUNT = 64 };
+
+static _Atomic uint64_t table[COUNT];
+static _Atomic uint32_t rows[2][COUNT];
+
+static dp_sources of_process(int process)
+{
+    return (dp_sources){.at = table, .held = rows[process], .count = COUNT};
+}
+
+static void clean(void)
+{
+    for (int i = 0; i < COUNT; i++) {
+        atomic_store(&table[i], 0);
+        atomic_store(&rows[0][i], 0);
+        atomic_store(&rows[1][i], 0);
+    }
+}
+
+static void a_limit_holds_over_processes(void)
+{
+    const uint64_t key = 0x123456789abcdef0u;
+    const dp_sources one = of_process(0);
+    const dp_sources other = of_process(1);
+    clean();
+    int64_t first = dp_source_take(&one, key, 2);
+    expect("room for two", first > 0 && dp_source_take(&other, key, 2) > 0);
+    expect("and no more", dp_source_take(&other, key, 2) == DP_SOURCE_FULL);
+    expect("another source has its own", dp_source_take(&one, ~key, 2) > 0);
+    expect("what moves in is never refused", dp_source_take(&one, key, 0) > 0);
+    expect("all are counted", dp_source_open(&one, key) == 3);
+    dp_source_clear(&one, rows[0]);
+    expect("a dead one's share is given back", dp_source_open(&other, key) == 1);
+    dp_source_clear(&one, rows[0]);
+    expect("once", dp_source_open(&other, key) == 1);
+    expect("there is room again", dp_source_take(&other, key, 2) > 0);
+    dp_source_give(&one, DP_SOURCE_NONE);
+}
+
+static void a_full_set_turns_nobody_away(void)
+{
+    const dp_sources one = of_process(0);
+    int64_t places[DP_SOURCE_WAYS];
+    clean();
+    for (uint64_t i = 0; i < DP_SOURCE_WAYS; i++) {
+        places[i] = dp_source_take(&one, (i + 1) << DP_SOURCE_BITS, 1);
+        expect("a place in the set", places[i] > 0);
+    }
+    expect("one more is not counted",
+           dp_source_take(&one, (uint64_t)99 << DP_SOURCE_BITS, 1) == DP_SOURCE_NONE);
+    dp_source_give(&one, places[3]);
+    expect("until one ends", dp_source_take(&one, (uint64_t)99 << DP_SOURCE_BITS, 1) > 0);
+    expect("nobody's row is below nothing", atomic_load(&rows[0][places[3] - 1]) == 1);
+}
+
+static void without_a_table_nothing_is_counted(void)
+{
+    const dp_sources none = {0};
+    expect("not counted", dp_source_take(&none, 1, 1) == DP_SOURCE_NONE);
+    dp_source_give(&none, 1);
+}
+
+int main(void)
+{
+    a_limit_holds_over_processes();
+    a_full_set_turns_nobody_away();
+    without_a_table_nothing_is_counted();
+    return finish("source");
+}
