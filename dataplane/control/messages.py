@@ -55,8 +55,9 @@ class Fork:
 
     Descriptors: spec (sealed memfd), stats (memfd), channel (SEQPACKET, the worker's end), control
     (SEQPACKET, bound, for the worker itself to listen on), with `shared` the app's memory file of
-    `control.shared`, then the listening sockets, one for each entry of `listeners`; with `has_inputs`
-    last a stream socket that holds `model.inputs.Inputs` as JSON and then ends: it can be read once.
+    `control.shared`, then the listening sockets, one for each entry of `listeners`; with
+    `has_inputs` last a stream socket that holds `model.inputs.Inputs` as JSON and then ends: it can
+    be read once.
     """
 
     request: int

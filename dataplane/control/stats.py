@@ -46,6 +46,8 @@ FIELDS: Final[tuple[tuple[str, int], ...]] = (
     ("waited_total", 1),
     ("probes_total", 1),
     ("probe_failures_total", 1),
+    ("denied_total", 1),
+    ("limited_total", 1),
 )
 _HEAD: Final = struct.Struct("=II")
 _FIGURES: Final = struct.Struct(f"={sum(count for _, count in FIELDS)}Q")
@@ -97,6 +99,8 @@ class Stats:
     waited_total: int = 0
     probes_total: int = 0
     probe_failures_total: int = 0
+    denied_total: int = 0
+    limited_total: int = 0
 
     def __add__(self, other: Stats) -> Stats:
         return _stats({name: _sum(getattr(self, name), getattr(other, name)) for name, _ in FIELDS})

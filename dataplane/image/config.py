@@ -18,6 +18,13 @@ from typing import Any, Final
 from dataplane.image.apps import SUFFIX, app_file, app_names
 from dataplane.image.check import check_form, key_of, place_of, suggest
 from dataplane.image.document import Mapping, Node, Sequence, read_document
+from dataplane.image.limits import (
+    access_spec,
+    limits_faults,
+    limits_spec,
+    rate_spec,
+    timeouts_spec,
+)
 from dataplane.image.schema import app_schema
 from dataplane.image.typed import Place, defaults_filled, type_document
 from dataplane.image.upstreams import retries_spec, upstream_faults, upstream_spec
@@ -29,7 +36,6 @@ from dataplane.image.values import (
     listen_address,
     overlap,
     shown,
-    size_bytes,
 )
 from dataplane.model.errors import ConfigError, Finding
 from dataplane.model.inputs import is_reference
@@ -37,13 +43,11 @@ from dataplane.model.names import AppName
 from dataplane.model.spec import (
     AppSpec,
     HeaderEdits,
-    LimitsSpec,
     ListenerSpec,
     MatchSpec,
     RedirectSpec,
     RespondSpec,
     RouteSpec,
-    TimeoutsSpec,
 )
 
 __all__ = ["app_names", "app_schema", "check_files", "folder_findings", "load_app"]
@@ -266,6 +270,8 @@ class _CrossCheck:
                 self._bind((*place, "bind"), listener["bind"])
             if listener.get("upstream") is not None:
                 self._upstream((*place, "upstream"), listener["upstream"])
+        for fault in limits_faults(self._value, protocols):
+            self._find(fault.place, fault.message, fault.hint, key=fault.key)
         if protocols == {"tcp"} and self._value["routes"]:
             hint = "a tcp listener names its upstream itself"
             self._find(("routes",), "routes need an http listener", hint, key=True)
@@ -368,7 +374,6 @@ class _CrossCheck:
 
 def _lower(value: dict[str, Any]) -> AppSpec:
     """The spec of a value without faults: normalised, so that equal meanings give equal bytes."""
-    timeouts, limits = value["timeouts"], value["limits"]
     return AppSpec(
         version=1,
         app=value["app"],
@@ -385,21 +390,13 @@ def _lower(value: dict[str, Any]) -> AppSpec:
         upstreams=tuple(
             upstream_spec(name, value["upstreams"][name]) for name in sorted(value["upstreams"])
         ),
-        timeouts=TimeoutsSpec(
-            header_ms=duration_ms(timeouts["header"]),
-            body_idle_ms=duration_ms(timeouts["body_idle"]),
-            idle_ms=duration_ms(timeouts["idle"]),
-            tunnel_idle_ms=duration_ms(timeouts["tunnel_idle"]),
-        ),
-        limits=LimitsSpec(
-            connections=limits["connections"],
-            header_bytes=size_bytes(limits["header_bytes"]),
-            headers=limits["headers"],
-            body_bytes=size_bytes(limits["body_bytes"]),
-        ),
+        timeouts=timeouts_spec(value["timeouts"]),
+        limits=limits_spec(value["limits"]),
         drain_deadline_ms=duration_ms(value["drain"]["deadline"]),
         ready_deadline_ms=duration_ms(value["rollout"]["ready_deadline"]),
         workers=value["workers"],
+        access=access_spec(value["access"]),
+        rate=rate_spec(value["rate"]),
         resolve_pause_ms=duration_ms(value["rollout"]["resolve_pause"]),
     )
 
@@ -419,6 +416,8 @@ def _route(value: dict[str, Any]) -> RouteSpec:
         request_headers=_header_edits(value["request_headers"]),
         response_headers=_header_edits(value["response_headers"]),
         retries=retries_spec(value.get("retries")),
+        access=access_spec(value.get("access")),
+        rate=rate_spec(value.get("rate")),
     )
 
 

@@ -68,6 +68,21 @@ class RetriesSpec:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AccessSpec:
+    """Which sources may come: what is denied may not; where nothing is allowed by name, all may."""
+
+    allow: tuple[str, ...]  # networks, "10.0.0.0/8"; sorted
+    deny: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RateSpec:
+    requests: int  # a second
+    burst: int  # how many may come at once; 0 is as 1
+    header: str | None  # by its value, lower case; None, or where a request lacks it: by source
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RouteSpec:
     match: MatchSpec
     upstream: str | None  # exactly one of upstream, redirect and respond
@@ -77,6 +92,8 @@ class RouteSpec:
     request_headers: HeaderEdits
     response_headers: HeaderEdits
     retries: RetriesSpec | None = None  # None: only what was certainly not executed
+    access: AccessSpec | None = None  # beside the app's
+    rate: RateSpec | None = None  # beside the app's
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +164,8 @@ class TimeoutsSpec:
     body_idle_ms: int
     idle_ms: int
     tunnel_idle_ms: int
+    request_ms: int = 0  # first byte of a request to the end of its body; 0: no limit
+    send_ms: int = 0  # a client takes nothing of what waits for it; 0: as body_idle_ms
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +174,8 @@ class LimitsSpec:
     header_bytes: int
     headers: int
     body_bytes: int
+    connections_per_source: int = 0
+    requests: int = 0  # answered at once
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +190,8 @@ class AppSpec:
     drain_deadline_ms: int
     ready_deadline_ms: int
     workers: int
+    access: AccessSpec | None = None
+    rate: RateSpec | None = None
     resolve_pause_ms: int = 5000  # between two generations that changed names made
     # What an upstream that is well on blue and not on green means for the swap.
     upstreams_on_rollout: Literal["ignore", "regress"] = "ignore"

@@ -55,6 +55,18 @@ _OF_STATS: Final[tuple[tuple[str, str, str, Callable[[Stats], int]], ...]] = (
         lambda stats: stats.ejections_total,
     ),
     (
+        "dataplane_refused_total", "counter", "Connections beyond a limit of the app or a source.",
+        lambda stats: stats.refused_total,
+    ),
+    (
+        "dataplane_denied_total", "counter", "Connections and requests that access does not allow.",
+        lambda stats: stats.denied_total,
+    ),
+    (
+        "dataplane_limited_total", "counter", "Requests beyond a rate, or beyond limits.requests.",
+        lambda stats: stats.limited_total,
+    ),
+    (
         "dataplane_waiting", "gauge", "Requests that wait for an upstream's connection now.",
         lambda stats: stats.waiting,
     ),

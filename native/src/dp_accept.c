@@ -90,45 +90,69 @@ static void client_text(dp_conn *conn, const struct sockaddr_storage *address)
     } else if (address->ss_family == AF_INET6) {
         struct sockaddr_in6 v6;
         memcpy(&v6, address, sizeof(v6));
-        (void)inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof(text));
+        if (IN6_IS_ADDR_V4MAPPED(&v6.sin6_addr)) /* a dual-stack socket's IPv4 client */
+            (void)inet_ntop(AF_INET, &v6.sin6_addr.s6_addr[12], text, sizeof(text));
+        else
+            (void)inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof(text));
     }
     conn->client_len = (uint8_t)strnlen(text, sizeof(conn->client));
     memcpy(conn->client, text, conn->client_len);
 }
 
 /* Says so, if there are words for it in this protocol; fd is still to be closed. */
-static void turn_away(dp_engine *engine, int fd, int protocol)
+static void turn_away(dp_engine *engine, int fd, int protocol, uint32_t status)
 {
     static const char busy[] = "the connection limit is reached\n";
-    engine->stats->refused_total++;
+    const char *text = status == 503 ? busy : dp_status_text(status);
     if (protocol != DP_HTTP)
         return;
     dp_answer answer = {
-        .status = 503, .minor = 1, .body = (const uint8_t *)busy, .body_len = sizeof(busy) - 1};
+        .status = status, .minor = 1, .body = (const uint8_t *)text, .body_len = strlen(text)};
     size_t len = dp_head_answer(engine, &answer);
     if (write(fd, engine->head_buffer, len) > 0) {
-        engine->stats->own_answers_total[5]++;
-        engine->stats->answers_total[5]++;
+        engine->stats->own_answers_total[dp_status_slot(status)]++;
+        engine->stats->answers_total[status / 100]++;
     }
+}
+
+void dp_accept_turn_away(dp_engine *engine, dp_conn *conn, uint32_t status)
+{
+    if (conn->protocol != DP_HTTP || engine->turned_away == DP_TURNED_AWAY_MAX) {
+        turn_away(engine, conn->fd, conn->protocol, status);
+        dp_conn_close(engine, conn);
+        return;
+    }
+    dp_conn_count_down(engine, conn, -1);
+    dp_limit_left(engine, conn);
+    conn->flags |= DP_C_TURNED_AWAY;
+    engine->turned_away++;
+    turn_away(engine, conn->fd, conn->protocol, status);
+    dp_http_turn_away(engine, conn);
 }
 
 static void accept_one(dp_engine *engine, const dp_attached *attached, int fd,
                        const struct sockaddr_storage *address)
 {
     int protocol = engine->tables.listeners[attached->listener].protocol;
-    uint32_t limit = engine->options.max_connections;
     engine->stats->connections_total++;
-    bool full = limit != 0 && engine->down_count >= limit;
+    bool full = !dp_limit_connection(engine);
+    engine->stats->refused_total += full;
     bool cut = full && (protocol != DP_HTTP || engine->turned_away == DP_TURNED_AWAY_MAX);
     dp_conn *conn = cut ? NULL : dp_conn_new(engine, fd, DP_DOWN);
     if (conn == NULL) {
-        turn_away(engine, fd, protocol);
+        if (!full) {
+            dp_shared_give(engine->limits.connections, engine->limits.own_connections);
+            engine->stats->refused_total++;
+        }
+        turn_away(engine, fd, protocol, 503);
         (void)close(fd);
         return;
     }
     if (full) {
         conn->flags |= DP_C_TURNED_AWAY;
         engine->turned_away++;
+    } else {
+        conn->counted = DP_COUNTED_CONNECTION;
     }
     dp_conn_count_down(engine, conn, 1);
     conn->protocol = (uint8_t)protocol;
@@ -140,7 +164,7 @@ static void accept_one(dp_engine *engine, const dp_attached *attached, int fd,
         return;
     }
     if (full) {
-        turn_away(engine, fd, protocol);
+        turn_away(engine, fd, protocol, 503);
         dp_http_turn_away(engine, conn);
     } else if (protocol == DP_HTTP) {
         dp_http_accepted(engine, conn);

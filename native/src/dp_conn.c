@@ -169,9 +169,10 @@ static void bury(dp_engine *engine, dp_conn *conn)
     dp_buffer_free(engine, &conn->exchange.sent);
     if ((conn->flags & DP_C_TURNED_AWAY) != 0)
         engine->turned_away--;
-    if (conn->role == DP_DOWN)
+    if (conn->role == DP_DOWN) {
         dp_conn_count_down(engine, conn, -1);
-    else if (conn->role == DP_UP)
+        dp_limit_left(engine, conn);
+    } else if (conn->role == DP_UP)
         dp_upstream_closed(engine, conn);
     conn->state = DP_S_DEAD;
     conn->fd = -1;

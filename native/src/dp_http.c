@@ -4,6 +4,7 @@
  * Backpressure: a side is read only while everything read before has left, so that a slow peer
  * holds back the fast one and not our memory. */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -29,6 +30,7 @@ static void leave_exchange(dp_engine *engine, dp_conn *down)
 {
     if (down->state == DP_S_EXCHANGE)
         engine->stats->requests_active--;
+    dp_limit_request_over(engine, down);
     drop_upstream(engine, down, false);
 }
 
@@ -56,40 +58,18 @@ static void cut_short(dp_engine *engine, dp_conn *down)
         close_both(engine, down);
 }
 
-/* Ends our side and reads on for a while: a close with unread input would make the kernel send a
- * reset that can overtake our last answer (RFC 9112 9.6). */
-static void linger(dp_engine *engine, dp_conn *down)
-{
-    down->state = DP_S_LINGER;
-    dp_buffer_free(engine, &down->in);
-    (void)shutdown(down->fd, SHUT_WR);
-    down->io |= DP_IO_SHUT;
-    dp_timer_set(engine, down, DP_LINGER_MS);
-}
-
-static void pump_linger(dp_engine *engine, dp_conn *down)
-{
-    while ((down->io & (DP_IO_READ | DP_IO_EOF | DP_IO_BROKEN)) != 0) {
-        ssize_t got = dp_conn_read(engine, down, engine->read_buffer, DP_READ_MIN);
-        if (got == -EAGAIN)
-            return;
-        if (got > 0 && (down->lingered += (uint32_t)got) <= DP_LINGER_BYTES)
-            continue;
-        dp_conn_close(engine, down);
-        return;
-    }
-}
-
 static void finish_exchange(dp_engine *engine, dp_conn *down)
 {
     dp_exchange *exchange = &down->exchange;
     drop_upstream(engine, down, exchange->reusable && exchange->request_done);
     engine->stats->requests_active--;
+    dp_limit_request_over(engine, down);
+    down->request_by = 0;
     down->state = DP_S_IDLE;
     if (!exchange->keep_alive || !exchange->request_done || engine->closing_idle) {
         bool told = !exchange->keep_alive && exchange->may_send;
         if (told || !exchange->request_done || down->in.len != 0 || (down->io & DP_IO_READ) != 0) {
-            linger(engine, down);
+            dp_linger_begin(engine, down);
             return;
         }
         if (exchange->keep_alive) /* it was told nothing: this is our doing */
@@ -128,35 +108,28 @@ static void send_answer(dp_engine *engine, dp_conn *down, dp_answer *answer)
     if (down->out.len == 0)
         finish_exchange(engine, down);
     else
-        dp_timer_set(engine, down, engine->options.body_idle_ms);
+        dp_deadline_client(engine, down);
 }
 
-/* A one-line reason. For http problems that are the client's or an upstream's. */
-static void refuse(dp_engine *engine, dp_conn *down, uint32_t status)
+/* A one-line reason, for http problems that are the client's or an upstream's, or a limit's.
+ * retry_after: seconds; 0: not told. */
+static void refuse_until(dp_engine *engine, dp_conn *down, uint32_t status, uint32_t retry_after)
 {
+    char again[32];
     const char *text = dp_status_text(status);
     engine->stats->own_answers_total[dp_status_slot(status)]++;
     dp_answer answer = {.status = status, .body = (const uint8_t *)text, .body_len = strlen(text)};
+    if (retry_after != 0) {
+        int len = snprintf(again, sizeof(again), "retry-after: %u\r\n", retry_after);
+        answer.extra = again;
+        answer.extra_len = (size_t)len;
+    }
     send_answer(engine, down, &answer);
 }
 
-static uint32_t status_of(int result)
+static void refuse(dp_engine *engine, dp_conn *down, uint32_t status)
 {
-    switch (result) {
-    case DP_ETOOBIG:
-        return 431;
-    case DP_ETARGET:
-        return 414;
-    case DP_ECODING:
-    case DP_EMETHOD:
-        return 501;
-    case DP_EEXPECT:
-        return 417;
-    case DP_EVERSION:
-        return 505;
-    default:
-        return 400;
-    }
+    refuse_until(engine, down, status, 0);
 }
 
 /* Refuses what never became an exchange: the connection ends with the answer. */
@@ -332,7 +305,7 @@ void dp_http_opened(dp_engine *engine, dp_conn *down, int result)
 {
     dp_exchange *exchange = &down->exchange;
     if (result == DP_OK) {
-        dp_timer_set(engine, down, request_wait_ms(engine, exchange));
+        dp_deadline_set(engine, down, request_wait_ms(engine, exchange));
         if (!exchange->keeps && !may_cross(down))
             dp_buffer_free(engine, &exchange->sent);
     } else if (result == DP_ENOMEM || result == DP_ETOOBIG || result == DP_EGONE) {
@@ -380,6 +353,7 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
     down->state = DP_S_EXCHANGE;
     down->flags &= (uint8_t)~DP_C_SKIPPED;
     down->lingered = 0;
+    dp_deadline_begin(engine, down);
     engine->stats->requests_total += (down->flags & DP_C_PROBE) == 0;
     engine->stats->requests_active++;
 
@@ -397,9 +371,13 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
     exchange->request_done = step.done;
     const dp_route *route = dp_route_lookup(&engine->tables, data, head);
     exchange->route = route;
+    uint32_t retry_after;
+    uint32_t limited = dp_limit_request(engine, down, data, head, route, &retry_after);
     if ((down->flags & DP_C_PROBE) != 0) {
         dp_answer ok = {.status = 200, .body = (const uint8_t *)"ready\n", .body_len = 6};
         send_answer(engine, down, &ok);
+    } else if (limited != 0) {
+        refuse_until(engine, down, limited, retry_after);
     } else if (route == NULL) {
         refuse(engine, down, 404);
     } else if (route->upstream < 0) {
@@ -418,7 +396,8 @@ static void begin_head(dp_engine *engine, dp_conn *down)
     if (down->state != DP_S_IDLE)
         return;
     down->state = DP_S_HEAD;
-    dp_timer_set(engine, down, engine->options.header_ms);
+    dp_deadline_begin(engine, down);
+    dp_deadline_set(engine, down, engine->options.header_ms);
 }
 
 /* Keeps part of a head until there is more. Always true: the next read may bring it. */
@@ -494,7 +473,7 @@ static bool read_request(dp_engine *engine, dp_conn *down)
     if (result == DP_OK)
         result = dp_request_parse(data, head_len, &limits, &engine->request);
     if (result != DP_OK) {
-        refuse_head(engine, down, status_of(result));
+        refuse_head(engine, down, dp_status_of(result));
         return down->state == DP_S_LINGER;
     }
     begin_exchange(engine, down, data, len, buffered);
@@ -507,10 +486,12 @@ static bool read_request(dp_engine *engine, dp_conn *down)
 static void note_progress(dp_engine *engine, dp_conn *down)
 {
     const dp_exchange *exchange = &down->exchange;
+    if (down->out.len != 0)
+        return; /* it does not read: that has a deadline of its own, which sending does not move */
     bool waits_for_head = exchange->request_done && !exchange->head_sent;
-    dp_timer_set(engine, down,
-                 waits_for_head ? exchange->route->request_timeout_ms
-                                : engine->options.body_idle_ms);
+    dp_deadline_set(engine, down,
+                    waits_for_head ? exchange->route->request_timeout_ms
+                                   : engine->options.body_idle_ms);
 }
 
 /* More of the request's body. True: something moved. */
@@ -618,7 +599,7 @@ static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t
         return false;
     }
     if (!step.done || down->out.len != 0)
-        dp_timer_set(engine, down, engine->options.body_idle_ms);
+        dp_deadline_client(engine, down);
     return true;
 }
 
@@ -712,7 +693,7 @@ static bool pump_response_body(dp_engine *engine, dp_conn *down)
         return false;
     }
     adapt_read(up, down, len);
-    dp_timer_set(engine, down, engine->options.body_idle_ms);
+    dp_deadline_client(engine, down);
     return true;
 }
 
@@ -726,7 +707,7 @@ static bool run_exchange(dp_engine *engine, dp_conn *down)
         return false;
     }
     if (exchange->head_sent && down->out.len != unread)
-        dp_timer_set(engine, down, engine->options.body_idle_ms);
+        dp_deadline_client(engine, down);
     bool moved = false;
     dp_conn *up = down->peer;
     if (up != NULL && up->state == DP_S_EXCHANGE) {
@@ -769,7 +750,7 @@ void dp_http_pump(dp_engine *engine, dp_conn *down)
                 return;
             break;
         case DP_S_LINGER:
-            pump_linger(engine, down);
+            dp_linger_pump(engine, down);
             return;
         case DP_S_FREE:
         case DP_S_TUNNEL:
@@ -785,13 +766,18 @@ void dp_http_pump(dp_engine *engine, dp_conn *down)
 
 void dp_http_turn_away(dp_engine *engine, dp_conn *down)
 {
-    linger(engine, down);
-    pump_linger(engine, down);
+    dp_linger_begin(engine, down);
+    dp_linger_pump(engine, down);
 }
 
 void dp_http_accepted(dp_engine *engine, dp_conn *down)
 {
     down->state = DP_S_IDLE;
+    uint32_t status = dp_limit_source(engine, down);
+    if (status != 0) {
+        dp_accept_turn_away(engine, down, status);
+        return;
+    }
     /* A client that connects and says nothing is as slow with its head as one that dribbles. */
     dp_timer_set(engine, down, engine->options.header_ms);
     dp_http_pump(engine, down);
