@@ -25,6 +25,7 @@ from dataplane.image.limits import (
     rate_spec,
     timeouts_spec,
 )
+from dataplane.image.listeners import bound_addresses, listener_faults, listener_spec
 from dataplane.image.schema import app_schema
 from dataplane.image.typed import Place, defaults_filled, type_document
 from dataplane.image.upstreams import retries_spec, upstream_faults, upstream_spec
@@ -33,7 +34,6 @@ from dataplane.image.values import (
     app_name,
     duration_ms,
     host_pattern,
-    listen_address,
     overlap,
     shown,
 )
@@ -43,7 +43,6 @@ from dataplane.model.names import AppName
 from dataplane.model.spec import (
     AppSpec,
     HeaderEdits,
-    ListenerSpec,
     MatchSpec,
     RedirectSpec,
     RespondSpec,
@@ -107,6 +106,7 @@ class _Bind:
     """A listener's normalised address and where it stands."""
 
     address: str
+    addresses: tuple[str, ...]  # all that are taken by it
     path: str
     node: Node
 
@@ -195,7 +195,7 @@ def _between(read: _Read, others: list[_Read]) -> Iterator[Finding]:
             continue
         for bind in read.binds:
             for taken in other.binds:
-                if overlap(bind.address, taken.address):
+                if any(overlap(a, b) for a in bind.addresses for b in taken.addresses):
                     yield Finding(
                         path=read.path,
                         line=bind.node.line,
@@ -267,7 +267,7 @@ class _CrossCheck:
             elif name is not None:
                 names[name] = index
             if listener.get("bind") is not None:
-                self._bind((*place, "bind"), listener["bind"])
+                self._bind((*place, "bind"), listener)
             if listener.get("upstream") is not None:
                 self._upstream((*place, "upstream"), listener["upstream"])
         for fault in limits_faults(self._value, protocols):
@@ -292,17 +292,20 @@ class _CrossCheck:
         unknown = [name for name in self._node.values if name not in properties]
         return any(suggest(name, properties) == key for name in unknown)
 
-    def _bind(self, place: Place, text: str) -> None:
-        address = listen_address(text)
+    def _bind(self, place: Place, listener: dict[str, Any]) -> None:
+        for fault in listener_faults(place[:-1], listener):
+            self._find(fault.place, fault.message, fault.hint, key=fault.key)
+        addresses = bound_addresses(listener)
+        address = addresses[0]
         for other in self.binds:
-            if overlap(address, other.address):
+            if any(overlap(one, another) for one in addresses for another in other.addresses):
                 message = f"two listeners bind {address}"
                 if address != other.address:
                     message = f"{address} and {other.address} cannot both be bound"
                 self._find(place, message, f"the other is in line {other.node.line}")
                 break
         node = place_of(self._node, place)
-        self.binds.append(_Bind(address=address, path=self._path, node=node))
+        self.binds.append(_Bind(address=address, addresses=addresses, path=self._path, node=node))
 
     def _upstream(self, place: Place, name: str) -> None:
         if self._upstreams is None or name in self._upstreams:
@@ -377,15 +380,7 @@ def _lower(value: dict[str, Any]) -> AppSpec:
     return AppSpec(
         version=1,
         app=value["app"],
-        listeners=tuple(
-            ListenerSpec(
-                name=listener["name"],
-                bind=listen_address(listener["bind"]),
-                protocol=listener["protocol"],
-                upstream=listener.get("upstream"),
-            )
-            for listener in value["listeners"]
-        ),
+        listeners=tuple(listener_spec(listener) for listener in value["listeners"]),
         routes=tuple(map(_route, value["routes"])),
         upstreams=tuple(
             upstream_spec(name, value["upstreams"][name]) for name in sorted(value["upstreams"])

@@ -126,6 +126,12 @@ _RETRIES: Final = {
         },
     },
 }
+_ACCOUNT: Final = {
+    "description": "of a unix: socket; known on the host where it runs",
+    "type": "string",
+    "pattern": "^(?:[a-z_][a-z0-9_.-]{0,31}|0|[1-9][0-9]{0,9})$",
+    "x-hint": "write, say, www-data",
+}
 _LISTENER: Final = {
     "title": "a listener",
     "type": "object",
@@ -135,13 +141,28 @@ _LISTENER: Final = {
         "name": {"$ref": "#/$defs/name"},
         "bind": {
             "title": "an address",
-            "description": "host:port or [v6]:port; port 0 takes a free one",
+            "description": "host:port, [v6]:port or unix:/path; port 0 takes a free one",
             "type": "string",
             "x-format": "listen-address",
             "x-hint": "write 127.0.0.1:8080",
         },
         "protocol": {"title": "a protocol", "enum": ["http", "tcp"]},
         "upstream": {"title": "the name of an upstream", "type": "string"},
+        "mode": {
+            "title": "a socket's mode",
+            "description": "of a unix: socket; who may write to it may connect",
+            "type": "string",
+            "pattern": "^0?[0-7]{3}$",
+            "x-hint": 'write "0660"',
+        },
+        "owner": {**_ACCOUNT, "title": "a user's name or number"},
+        "group": {**_ACCOUNT, "title": "a group's name or number"},
+        "dual_stack": {
+            "title": "true or false",
+            "description": "[::] takes IPv4 as well; else IPv6 alone, whatever the host's default",
+            "type": "boolean",
+            "default": False,
+        },
     },
     "if": {"properties": {"protocol": {"const": "tcp"}}, "required": ["protocol"]},
     "then": {"required": ["upstream"]},

@@ -91,9 +91,9 @@ def size_bytes(value: int | str) -> int:
 
 
 def listen_address(text: str) -> str:
-    """`127.0.0.1:8080` or `[::1]:8080`, normalised; port 0 is allowed."""
+    """`127.0.0.1:8080`, `[::1]:8080` or `unix:/path`, normalised; port 0 is allowed."""
     if text.startswith("unix:"):
-        raise Unfit("unix: listeners are not supported yet", "bind to host:port")
+        return unix_address(text)
     address, port = _split_address(text, "127.0.0.1:8080")
     ip = _numeric(address, text)
     if ip is None:

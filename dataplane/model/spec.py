@@ -27,9 +27,14 @@ class SpecError(ValueError):
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerSpec:
     name: str
-    bind: str  # "127.0.0.1:8080" or "[::1]:8080"; numeric, lower case; port 0 takes a free one
+    # "127.0.0.1:8080" or "[::1]:8080", numeric, lower case, port 0 takes a free one; "unix:/path".
+    bind: str
     protocol: Literal["http", "tcp"]
     upstream: str | None  # tcp only
+    mode: str = "0660"  # of a UNIX socket, octal
+    owner: str | None = None  # a user's name or number; None: the supervisor's own
+    group: str | None = None
+    dual_stack: bool = False  # [::] takes IPv4, too
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,6 +66,30 @@ FINDINGS: Final[list[tuple[dict[str, str], list[str]]]] = [
     ({"more": "limits: {headers: 5, headers: 6}"}, ["6:22: key 'headers' is here twice"]),
     ({"more": "? [a, b]\n: 1"}, ["6:3: a key is a plain word"]),
     ({"more": "<<: {workers: 2}"}, ["6:1: unknown key '<<' in an app (merge keys"]),
+    # sockets
+    (
+        {"listeners": "listeners: [{name: a, bind: 'unix:run/a', protocol: http}]"},
+        ["3:29: 'unix:run/a' names no absolute path"],
+    ),
+    (
+        {"listeners": "listeners: [{name: a, bind: '[::1]:1', protocol: http, mode: 0660}]"},
+        ["3:56: mode is for unix: sockets, and [::1]:1 is none (remove it)"],
+    ),
+    (
+        {"listeners": "listeners: [{name: a, bind: 'unix:/a', protocol: http, mode: rw}]"},
+        ["3:62: 'rw' is not"],
+    ),
+    (
+        {"listeners": "listeners: [{name: a, bind: '[::1]:1', protocol: http, dual_stack: true}]"},
+        ["3:56: only [::] can take IPv4 as well"],
+    ),
+    (
+        {
+            "listeners": "listeners:\n- {name: a, bind: '[::]:1', protocol: http, dual_stack: true}"
+            "\n- {name: b, bind: '127.0.0.1:1', protocol: http}"
+        },
+        ["5:19: 127.0.0.1:1 and [::]:1 cannot both be bound (the other"],
+    ),
     # access and rates
     (
         {"more": "access: {allow: [10.0.0.1/8, 10.0.0.0/33, web], deny: [1.2.3.4, 5]}"},
@@ -313,7 +337,6 @@ NOT_YET: Final = [
     "listeners: [{name: a, core: web, protocol: http}]",
     "listeners: [{name: a, bind: '127.0.0.1:1', protocol: http, hosts: [a.example]}]",
     "listeners: [{name: a, bind: '127.0.0.1:1', protocol: http, default: true}]",
-    "listeners: [{name: a, bind: 'unix:/run/a.sock', protocol: http}]",
     "upstreams: {api: {tls: {}, endpoints: ['127.0.0.1:1']}}",
     "limits: {memory: 256MiB}",
     "limits: {cpu: 1.0}",
