@@ -91,6 +91,7 @@ static void send_answer(dp_engine *engine, dp_conn *down, dp_answer *answer)
 {
     dp_exchange *exchange = &down->exchange;
     drop_upstream(engine, down, false);
+    down->request_by = 0; /* the answer has time to leave, whatever was still to come */
     exchange->keep_alive = exchange->keep_alive && exchange->request_done && !engine->closing_idle;
     answer->keep_alive = exchange->keep_alive;
     answer->minor = exchange->minor;

@@ -3,6 +3,9 @@
 #include "dp_rate.h"
 
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "support.h"
 
@@ -98,6 +101,33 @@ static void the_emptiest_gives_way(void)
            kept && dp_rate_take(&one_set, &rate, DP_RATE_WAYS, now) != 0);
 }
 
+/* Many processes, one key, one moment: what comes through is the burst, and no more than one for
+ * each process that met the new key in the same instant. */
+static void holds_over_processes(void)
+{
+    enum { PROCESSES = 8, TRIES = 20000, BURST = 1000 };
+    struct page {
+        _Alignas(64) dp_bucket table[COUNT];
+        _Atomic uint32_t through;
+    } *page = mmap(NULL, sizeof(*page), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    const dp_rate rate = dp_rate_of(1, BURST);
+    expect("there is a page", page != MAP_FAILED);
+    for (int i = 0; i < PROCESSES; i++) {
+        if (fork() != 0)
+            continue;
+        const dp_buckets shared = {.at = page->table, .count = COUNT};
+        for (int j = 0; j < TRIES; j++)
+            if (dp_rate_take(&shared, &rate, 7, SECOND) == 0)
+                (void)atomic_fetch_add(&page->through, 1);
+        _exit(0);
+    }
+    while (wait(NULL) > 0)
+        continue;
+    uint32_t through = atomic_load(&page->through);
+    expect("the burst, over all processes", through >= BURST && through < BURST + PROCESSES);
+    (void)munmap(page, sizeof(*page));
+}
+
 static void hashes_as_its_authors_say(void)
 {
     /* Appendix A of the SipHash paper: the bytes 0 to 14, key 0 to 15. */
@@ -117,6 +147,7 @@ int main(void)
     never_more_than_burst_and_rate();
     who_keeps_to_it_is_never_refused();
     the_emptiest_gives_way();
+    holds_over_processes();
     hashes_as_its_authors_say();
     return finish("rate");
 }

@@ -2,6 +2,10 @@
  * full set counts no more but turns nobody away. */
 #include "dp_source.h"
 
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include "support.h"
 
 enum { COUNT = 64 };
@@ -59,6 +63,49 @@ static void a_full_set_turns_nobody_away(void)
     expect("nobody's row is below nothing", atomic_load(&rows[0][places[3] - 1]) == 1);
 }
 
+static uint64_t sum_of(_Atomic uint64_t *entries)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < COUNT; i++)
+        sum += atomic_load(&entries[i]) & (((uint64_t)1 << DP_SOURCE_BITS) - 1);
+    return sum;
+}
+
+/* Processes that take and give at once, some of which die with what they hold. */
+static void nothing_is_left_when_all_have_gone(void)
+{
+    enum { PROCESSES = 8, ROUNDS = 5000, KEYS = 6, MAX = 3 };
+    struct page {
+        _Atomic uint64_t table[COUNT];
+        _Atomic uint32_t rows[PROCESSES][COUNT];
+        _Atomic uint32_t beyond;
+    } *page = mmap(NULL, sizeof(*page), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    expect("there is a page", page != MAP_FAILED);
+    for (uint32_t i = 0; i < PROCESSES; i++) {
+        if (fork() != 0)
+            continue;
+        const dp_sources mine = {.at = page->table, .held = page->rows[i], .count = COUNT};
+        for (uint64_t j = 0; j < ROUNDS; j++) {
+            const uint64_t key = (j % KEYS + 1) << 40;
+            int64_t place = dp_source_take(&mine, key, MAX);
+            if (dp_source_open(&mine, key) > MAX)
+                (void)atomic_fetch_add(&page->beyond, 1);
+            dp_source_give(&mine, place);
+        }
+        (void)dp_source_take(&mine, (uint64_t)99 << 40, 0); /* and dies with it */
+        _exit(0);
+    }
+    while (wait(NULL) > 0)
+        continue;
+    const dp_sources all = {.at = page->table, .held = page->rows[0], .count = COUNT};
+    expect("never beyond the limit", atomic_load(&page->beyond) == 0);
+    expect("the dead still hold theirs", sum_of(page->table) == PROCESSES);
+    for (uint32_t i = 0; i < PROCESSES; i++)
+        dp_source_clear(&all, page->rows[i]);
+    expect("and give it all back", sum_of(page->table) == 0);
+    (void)munmap(page, sizeof(*page));
+}
+
 static void without_a_table_nothing_is_counted(void)
 {
     const dp_sources none = {0};
@@ -70,6 +117,7 @@ int main(void)
 {
     a_limit_holds_over_processes();
     a_full_set_turns_nobody_away();
+    nothing_is_left_when_all_have_gone();
     without_a_table_nothing_is_counted();
     return finish("source");
 }
