@@ -106,21 +106,24 @@ int dp_acl_make(dp_acl *acl, const dp_access_rule *rules, uint32_t count, void *
 
 /* --- looking ---------------------------------------------------------------------------------- */
 
+/* Without a branch that depends on the address: nobody could foresee it. */
+static bool is_not_after(dp_ip one, dp_ip other)
+{
+    return (one.high < other.high) | ((one.high == other.high) & (one.low <= other.low));
+}
+
 static bool has(const dp_ip_set *set, dp_ip ip)
 {
-    uint32_t from = 0;
-    uint32_t to = set->count;
-    while (from < to) {
-        uint32_t middle = from + (to - from) / 2;
-        const dp_ip_range *range = &set->ranges[middle];
-        if (compare(ip, range->first) < 0)
-            to = middle;
-        else if (compare(ip, range->last) > 0)
-            from = middle + 1;
-        else
-            return true;
+    const dp_ip_range *at = set->ranges;
+    uint32_t left = set->count;
+    if (left == 0)
+        return false;
+    while (left > 1) { /* the last that begins at or before it is at or behind `at` */
+        uint32_t half = left / 2;
+        at += is_not_after(at[half].first, ip) ? half : 0;
+        left -= half;
     }
-    return false;
+    return is_not_after(at->first, ip) && is_not_after(ip, at->last);
 }
 
 bool dp_acl_allows(const dp_acl *acl, dp_ip ip)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.dataplane import Dataplane, app_config, eventually
+from tests.support.dataplane import Dataplane, app_config, eventually, wait_gone
 from tests.support.wire import Wire
 
 
@@ -96,6 +96,22 @@ def test_a_kept_unix_connection_moves_and_is_not_held_to_rules_for_addresses(
         ledger = running.swap()
         assert ledger["connections"]["moved_idle"] == 1
         assert wire.get("/").body == b"green"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="it needs curl")
+def test_a_socket_that_a_killed_supervisor_left_is_taken_again(
+    running: Dataplane, path: Path
+) -> None:
+    former = [worker["pid"] for worker in running.workers()]
+    running.signal(signal.SIGKILL)
+    assert running.wait_end() == -signal.SIGKILL
+    assert curl(path) == "blue"  # its workers serve on
+    for pid in former:
+        os.kill(pid, signal.SIGKILL)
+        wait_gone(pid)
+    assert path.exists()
+    running.start()
+    assert curl(path) == "blue"
 
 
 def test_dual_stack_takes_both_kinds_of_addresses(running: Dataplane) -> None:
