@@ -51,7 +51,7 @@ SECTIONS: Final = (
     (COUNTS, SEATS, COUNT_BYTES * ENDPOINTS),
     (RATES, BUCKETS, 16),
     (OPEN, SOURCES, 8),
-    (HELD, SEATS, 4 * SOURCES),
+    (HELD, SEATS, 4 * (16 + SOURCES)),  # each row has a head
 )
 
 

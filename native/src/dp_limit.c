@@ -96,11 +96,12 @@ static int make_own(dp_engine *engine)
     }
     if (limits->sources.held == NULL && engine->options.max_per_source != 0) {
         limits->memory[1] = calloc(OWN_SOURCES, sizeof(uint64_t));
-        limits->memory[2] = calloc(OWN_SOURCES, sizeof(uint32_t));
-        limits->sources =
-            (dp_sources){.at = limits->memory[1], .held = limits->memory[2], .count = OWN_SOURCES};
-        if (limits->memory[1] == NULL || limits->memory[2] == NULL)
+        _Atomic uint32_t *row = calloc(OWN_SOURCES + DP_SOURCE_HEAD, sizeof(uint32_t));
+        limits->memory[2] = row;
+        if (limits->memory[1] == NULL || row == NULL)
             return DP_ENOMEM;
+        limits->sources = (dp_sources){
+            .at = limits->memory[1], .held = row + DP_SOURCE_HEAD, .count = OWN_SOURCES};
     }
     return DP_OK;
 }

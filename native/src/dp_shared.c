@@ -42,7 +42,7 @@ static void open_limits(dp_shared *shared, const dp_shared_header *header, uint8
     if (sources == NULL || held == NULL || !section_fits(sources, len, sizeof(uint64_t)) ||
         !section_fits(held, len, sizeof(uint32_t)) || sources->stride != sizeof(uint64_t) ||
         sources->count % DP_SOURCE_WAYS != 0 || held->count != shared->seat_count ||
-        held->stride / sizeof(uint32_t) != sources->count)
+        held->stride / sizeof(uint32_t) != sources->count + DP_SOURCE_HEAD)
         return;
     shared->sources.at = (void *)(base + sources->offset);
     shared->sources.count = sources->count;
@@ -105,7 +105,9 @@ static uint32_t names_used(const dp_shared *shared)
 
 static _Atomic uint32_t *held_by(const dp_shared *shared, uint32_t seat)
 {
-    return (void *)(shared->held + (size_t)seat * shared->sources.count * sizeof(uint32_t));
+    const size_t words = (size_t)shared->sources.count + DP_SOURCE_HEAD;
+    _Atomic uint32_t *row = (void *)(shared->held + seat * words * sizeof(uint32_t));
+    return row + DP_SOURCE_HEAD;
 }
 
 static void give_back(const dp_shared *shared, uint32_t seat)

@@ -15,8 +15,8 @@
  *                     process holds of each endpoint's counts
  *   kind 5 buckets    dp_bucket each: see dp_rate.h
  *   kind 6 sources    one word each: see dp_source.h
- *   kind 7 held       uint32[sources] each, at the same index as its seat: what that process holds
- *                     of each source's connections
+ *   kind 7 held       uint32[16 + sources] each, at the same index as its seat: what that process
+ *                     holds of each source's connections, behind a head (dp_source.h)
  *   kind 8 and up     free for others: a reader passes over kinds that it does not know
  *
  * Rules. Who maps it checks magic, version, and that every section lies inside, once; counts and

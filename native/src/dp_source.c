@@ -44,6 +44,7 @@ static void sink(_Atomic uint64_t *entry, uint32_t by)
 static bool put(const dp_sources *sources, _Atomic uint64_t *entry, uint64_t word, uint64_t next)
 {
     _Atomic uint32_t *row = &sources->held[entry - sources->at];
+    atomic_store_explicit(sources->held - DP_SOURCE_HEAD, 1, memory_order_relaxed);
     (void)atomic_fetch_add(row, 1);
     if (atomic_compare_exchange_strong(entry, &word, next))
         return true;
@@ -110,12 +111,14 @@ void dp_source_give(const dp_sources *sources, int64_t place)
     (void)atomic_fetch_sub(&sources->held[place - 1], 1);
 }
 
-void dp_source_clear(const dp_sources *sources, _Atomic uint32_t *row)
+void dp_source_clear(const dp_sources *sources, _Atomic uint32_t *held)
 {
+    if (atomic_exchange(held - DP_SOURCE_HEAD, 0) == 0)
+        return;
     for (uint32_t i = 0; i < sources->count; i++) {
-        if (atomic_load_explicit(&row[i], memory_order_relaxed) == 0)
+        if (atomic_load_explicit(&held[i], memory_order_relaxed) == 0)
             continue;
-        sink(&sources->at[i], atomic_exchange(&row[i], 0));
+        sink(&sources->at[i], atomic_exchange(&held[i], 0));
     }
 }
 

@@ -12,11 +12,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { DP_SOURCE_WAYS = 8, DP_SOURCE_BITS = 24 /* of the count */ };
+enum {
+    DP_SOURCE_WAYS = 8,
+    DP_SOURCE_BITS = 24, /* of the count */
+    DP_SOURCE_HEAD = 16  /* words before a row: the first is 1 once the row was written to */
+};
 
 typedef struct dp_sources {
     _Atomic uint64_t *at;
-    _Atomic uint32_t *held; /* our row; NULL: there is no seat */
+    _Atomic uint32_t *held; /* our row, behind its head; NULL: there is no seat */
     uint32_t count;         /* a multiple of DP_SOURCE_WAYS */
 } dp_sources;
 
@@ -26,8 +30,9 @@ enum { DP_SOURCE_NONE = 0, DP_SOURCE_FULL = -1 };
  * already (0: no limit). DP_SOURCE_NONE: it is not counted. */
 int64_t dp_source_take(const dp_sources *sources, uint64_t key, uint32_t max);
 void dp_source_give(const dp_sources *sources, int64_t place);
-/* Gives back all that a row holds. */
-void dp_source_clear(const dp_sources *sources, _Atomic uint32_t *row);
+/* Gives back all that a row holds. One that was never written to is not read either: its pages
+ * would take memory from then on. */
+void dp_source_clear(const dp_sources *sources, _Atomic uint32_t *held);
 uint32_t dp_source_open(const dp_sources *sources, uint64_t key);
 
 #endif

@@ -311,3 +311,14 @@ def test_limits_are_off_where_nothing_is_said(proxy: START) -> None:
     assert {client.get().status for client in clients for _ in range(5)} == {200}
     stats: dict[str, Any] = running.stats()
     assert stats["limited_total"] == stats["denied_total"] == stats["refused_total"] == 0
+
+
+def test_what_nobody_counts_takes_no_memory(proxy: START, page: SharedPage) -> None:
+    """However many workers come and go; a row for each source and worker would be megabytes."""
+    for _ in range(3):
+        running = proxy(spec=limited(connections=5), shared=mapped(page))
+        with running.client() as client:
+            assert client.get().status == 200
+        running.settles()
+        running.close()
+    assert os.fstat(page.fd).st_blocks * 512 < 100_000
