@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
+from dataplane.control.stats import NO_STATS
 from dataplane.supervisor import metrics
 from dataplane.supervisor.fleet import Fleet
 from dataplane.supervisor.metrics import metrics_text
@@ -16,8 +18,11 @@ WORKERS = 20
 
 
 def fleet() -> Fleet:
-    slots = [SimpleNamespace(number=number, pid=1000 + number) for number in range(WORKERS)]
-    totals = SimpleNamespace(
+    slots = [
+        SimpleNamespace(number=number, pid=1000 + number, mapped=None) for number in range(WORKERS)
+    ]
+    totals = dataclasses.replace(
+        NO_STATS,
         connections=1,
         connections_total=2,
         requests_total=3,
@@ -30,6 +35,7 @@ def fleet() -> Fleet:
         rollouts_ended={"swapped": 1},
         restarts=0,
         serving=None,
+        shared=None,
         generations=[SimpleNamespace(number=1, slots=slots)],
     )
     return cast(Fleet, SimpleNamespace(apps={"billing": app}))
