@@ -23,7 +23,11 @@ SHARED_VERSION: Final = 1
 SEATS: Final = 192
 ENDPOINTS: Final = 8192
 
-NAMES, RECORDS, SEATED, COUNTS = 1, 2, 3, 4
+# Sources whose requests or connections are counted at once. Only what is used takes memory.
+BUCKETS: Final = 131_072
+SOURCES: Final = 32_768
+
+NAMES, RECORDS, SEATED, COUNTS, RATES, OPEN, HELD = 1, 2, 3, 4, 5, 6, 7
 RECORD_BYTES: Final = 320
 COUNT_BYTES: Final = 12
 
@@ -36,6 +40,7 @@ _SEAT: Final = struct.Struct("=II")
 _RECORD: Final = struct.Struct("=II208sIIIIQQQIIIII")
 _READY: Final = 2
 _FREE, _TAKEN, _DEAD = 0, 1, 2
+_OF_ENDPOINTS: Final = (b"t", b"c")  # others count for the app itself
 _HEALTH: Final = {0: None, 1: True, 2: False}
 
 # Kind, entries, bytes of an entry. Another part of the app's state is another line.
@@ -44,6 +49,9 @@ SECTIONS: Final = (
     (RECORDS, ENDPOINTS, RECORD_BYTES),
     (SEATED, SEATS, _SEAT.size),
     (COUNTS, SEATS, COUNT_BYTES * ENDPOINTS),
+    (RATES, BUCKETS, 16),
+    (OPEN, SOURCES, 8),
+    (HELD, SEATS, 4 * (16 + SOURCES)),  # each row has a head
 )
 
 
@@ -112,7 +120,11 @@ class SharedPage:
         health: dict[tuple[str, str], bool | None] = {}
         for index, record in self._records():
             state, length, key, opened, waiting, _, _, ejected, _, _, healthy = record[:11]
-            if state != _READY or not any(self._is_used(seat, index) for seat in taken):
+            if (
+                state != _READY
+                or key[:1] not in _OF_ENDPOINTS
+                or not any(self._is_used(seat, index) for seat in taken)
+            ):
                 continue
             kind, (upstream, _, rest) = key[:1], key[1:length].partition(b"\0")
             endpoint = rest.partition(b"\0")[0].decode("ascii", "replace")

@@ -54,6 +54,8 @@ FIELDS: Final[tuple[tuple[str, int], ...]] = (
     ("log_pending", 1),
     ("pipes", 1),
     ("spliced_bytes_total", 1),
+    ("denied_total", 1),
+    ("limited_total", 1),
 )
 _HEAD: Final = struct.Struct("=II")
 _FIGURES: Final = struct.Struct(f"={sum(count for _, count in FIELDS)}Q")
@@ -111,6 +113,8 @@ class Stats:
     log_pending: int = 0
     pipes: int = 0
     spliced_bytes_total: int = 0
+    denied_total: int = 0
+    limited_total: int = 0
 
     def __add__(self, other: Stats) -> Stats:
         return _stats({name: _sum(getattr(self, name), getattr(other, name)) for name, _ in FIELDS})

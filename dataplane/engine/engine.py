@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from dataplane.engine._native import ffi, lib
 from dataplane.engine.errors import EngineError, check
+from dataplane.engine.limits import OF_APP, add_limits, add_route_limits
 from dataplane.engine.upstreams import EVENTS, UpstreamEvent, add_retries, add_upstream, method_bits
 from dataplane.model.spec import AppSpec, ListenerSpec, RouteSpec
 
@@ -311,6 +312,10 @@ def _new(spec: AppSpec, stats: Any, seed: tuple[int, int], tick_ms: int, transpo
     options.tunnel_idle_ms = spec.timeouts.tunnel_idle_ms
     options.seed_low, options.seed_high = seed
     options.tick_ms = tick_ms
+    options.max_per_source = spec.limits.connections_per_source
+    options.max_requests = spec.limits.requests
+    options.request_ms = spec.timeouts.request_ms
+    options.send_ms = spec.timeouts.send_ms
     page = ffi.NULL
     if stats is not None:
         if len(stats) < ffi.sizeof("dp_stats"):
@@ -343,6 +348,7 @@ class _Builder:
                 f"listener {listener.name}",
             )
             self._trust(listener, listeners[listener.name])
+        add_limits(self._engine, OF_APP, spec.access, spec.rate, "the app")
         for number, route in enumerate(spec.routes):
             self._route(route, f"routes[{number}]")
         return listeners
@@ -389,6 +395,7 @@ class _Builder:
             )
         if route.retries is not None:
             add_retries(self._engine, index, route.retries, where)
+        add_route_limits(self._engine, index, route, where)
         self._edits(route, index, where)
 
     def _edits(self, route: RouteSpec, index: int, where: str) -> None:

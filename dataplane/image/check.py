@@ -56,6 +56,7 @@ _FORMATS: Final[dict[str, Callable[[Any], object]]] = {
     "method": values.method_name,
     "network": values.network,
     "path": values.path_pattern,
+    "rate-key": values.rate_key,
     "redirect-target": values.redirect_target,
     "set-field-value": values.set_field_value,
     "retry-cause": values.retry_cause,

@@ -18,6 +18,14 @@ from typing import Any, Final
 from dataplane.image.apps import SUFFIX, app_file, app_names
 from dataplane.image.check import check_form, key_of, place_of, suggest
 from dataplane.image.document import Mapping, Node, Sequence, read_document
+from dataplane.image.limits import (
+    access_spec,
+    limits_faults,
+    limits_spec,
+    rate_spec,
+    timeouts_spec,
+)
+from dataplane.image.listeners import bound_addresses, listener_faults, listener_spec
 from dataplane.image.schema import app_schema
 from dataplane.image.typed import Place, defaults_filled, type_document
 from dataplane.image.upstreams import retries_spec, upstream_faults, upstream_spec
@@ -26,7 +34,6 @@ from dataplane.image.values import (
     app_name,
     duration_ms,
     host_pattern,
-    listen_address,
     network,
     overlap,
     shown,
@@ -39,13 +46,10 @@ from dataplane.model.spec import (
     AccessLogSpec,
     AppSpec,
     HeaderEdits,
-    LimitsSpec,
-    ListenerSpec,
     MatchSpec,
     RedirectSpec,
     RespondSpec,
     RouteSpec,
-    TimeoutsSpec,
 )
 
 __all__ = ["app_names", "app_schema", "check_files", "folder_findings", "load_app"]
@@ -105,6 +109,7 @@ class _Bind:
     """A listener's normalised address and where it stands."""
 
     address: str
+    addresses: tuple[str, ...]  # all that are taken by it
     path: str
     node: Node
 
@@ -193,7 +198,7 @@ def _between(read: _Read, others: list[_Read]) -> Iterator[Finding]:
             continue
         for bind in read.binds:
             for taken in other.binds:
-                if overlap(bind.address, taken.address):
+                if any(overlap(a, b) for a in bind.addresses for b in taken.addresses):
                     yield Finding(
                         path=read.path,
                         line=bind.node.line,
@@ -265,10 +270,12 @@ class _CrossCheck:
             elif name is not None:
                 names[name] = index
             if listener.get("bind") is not None:
-                self._bind((*place, "bind"), listener["bind"])
+                self._bind((*place, "bind"), listener)
             if listener.get("upstream") is not None:
                 self._upstream((*place, "upstream"), listener["upstream"])
             self._trust(place, listener)
+        for fault in limits_faults(self._value, protocols):
+            self._find(fault.place, fault.message, fault.hint, key=fault.key)
         if protocols == {"tcp"} and self._value["routes"]:
             hint = "a tcp listener names its upstream itself"
             self._find(("routes",), "routes need an http listener", hint, key=True)
@@ -312,17 +319,20 @@ class _CrossCheck:
         unknown = [name for name in self._node.values if name not in properties]
         return any(suggest(name, properties) == key for name in unknown)
 
-    def _bind(self, place: Place, text: str) -> None:
-        address = listen_address(text)
+    def _bind(self, place: Place, listener: dict[str, Any]) -> None:
+        for fault in listener_faults(place[:-1], listener):
+            self._find(fault.place, fault.message, fault.hint, key=fault.key)
+        addresses = bound_addresses(listener)
+        address = addresses[0]
         for other in self.binds:
-            if overlap(address, other.address):
+            if any(overlap(one, another) for one in addresses for another in other.addresses):
                 message = f"two listeners bind {address}"
                 if address != other.address:
                     message = f"{address} and {other.address} cannot both be bound"
                 self._find(place, message, f"the other is in line {other.node.line}")
                 break
         node = place_of(self._node, place)
-        self.binds.append(_Bind(address=address, path=self._path, node=node))
+        self.binds.append(_Bind(address=address, addresses=addresses, path=self._path, node=node))
 
     def _upstream(self, place: Place, name: str) -> None:
         if self._upstreams is None or name in self._upstreams:
@@ -394,40 +404,22 @@ class _CrossCheck:
 
 def _lower(value: dict[str, Any]) -> AppSpec:
     """The spec of a value without faults: normalised, so that equal meanings give equal bytes."""
-    timeouts, limits, log = value["timeouts"], value["limits"], value["access_log"]
+    log = value["access_log"]
     return AppSpec(
         version=1,
         app=value["app"],
-        listeners=tuple(
-            ListenerSpec(
-                name=listener["name"],
-                bind=listen_address(listener["bind"]),
-                protocol=listener["protocol"],
-                upstream=listener.get("upstream"),
-                proxy_protocol=listener["proxy_protocol"],
-                trusted_proxies=tuple(sorted(map(network, listener["trusted_proxies"]))),
-            )
-            for listener in value["listeners"]
-        ),
+        listeners=tuple(listener_spec(listener) for listener in value["listeners"]),
         routes=tuple(map(_route, value["routes"])),
         upstreams=tuple(
             upstream_spec(name, value["upstreams"][name]) for name in sorted(value["upstreams"])
         ),
-        timeouts=TimeoutsSpec(
-            header_ms=duration_ms(timeouts["header"]),
-            body_idle_ms=duration_ms(timeouts["body_idle"]),
-            idle_ms=duration_ms(timeouts["idle"]),
-            tunnel_idle_ms=duration_ms(timeouts["tunnel_idle"]),
-        ),
-        limits=LimitsSpec(
-            connections=limits["connections"],
-            header_bytes=size_bytes(limits["header_bytes"]),
-            headers=limits["headers"],
-            body_bytes=size_bytes(limits["body_bytes"]),
-        ),
+        timeouts=timeouts_spec(value["timeouts"]),
+        limits=limits_spec(value["limits"]),
         drain_deadline_ms=duration_ms(value["drain"]["deadline"]),
         ready_deadline_ms=duration_ms(value["rollout"]["ready_deadline"]),
         workers=value["workers"],
+        access=access_spec(value["access"]),
+        rate=rate_spec(value["rate"]),
         resolve_pause_ms=duration_ms(value["rollout"]["resolve_pause"]),
         upstreams_on_rollout=value["rollout"]["upstreams"],
         access_log=AccessLogSpec(
@@ -451,6 +443,8 @@ def _route(value: dict[str, Any]) -> RouteSpec:
         request_headers=_header_edits(value["request_headers"]),
         response_headers=_header_edits(value["response_headers"]),
         retries=retries_spec(value.get("retries")),
+        access=access_spec(value.get("access")),
+        rate=rate_spec(value.get("rate")),
     )
 
 

@@ -18,6 +18,7 @@ MAX_FIELDS: Final = 256
 MAX_HEAD_BYTES: Final = 64 << 10
 MAX_ENDPOINTS: Final = 1000
 MAX_WEIGHT: Final = 256
+MAX_NETWORKS: Final = 10_000
 
 _NAME: Final = {
     "title": "a name",
@@ -125,6 +126,12 @@ _RETRIES: Final = {
         },
     },
 }
+_ACCOUNT: Final = {
+    "description": "of a unix: socket; known on the host where it runs",
+    "type": "string",
+    "pattern": "^(?:[a-z_][a-z0-9_.-]{0,31}|0|[1-9][0-9]{0,9})$",
+    "x-hint": "write, say, www-data",
+}
 _LISTENER: Final = {
     "title": "a listener",
     "type": "object",
@@ -134,7 +141,7 @@ _LISTENER: Final = {
         "name": {"$ref": "#/$defs/name"},
         "bind": {
             "title": "an address",
-            "description": "host:port or [v6]:port; port 0 takes a free one",
+            "description": "host:port, [v6]:port or unix:/path; port 0 takes a free one",
             "type": "string",
             "x-format": "listen-address",
             "x-hint": "write 127.0.0.1:8080",
@@ -159,6 +166,21 @@ _LISTENER: Final = {
                 "x-format": "network",
                 "x-hint": "write 10.0.0.0/8",
             },
+        },
+        "mode": {
+            "title": "a socket's mode",
+            "description": "of a unix: socket; who may write to it may connect",
+            "type": "string",
+            "pattern": "^0?[0-7]{3}$",
+            "x-hint": 'write "0660"',
+        },
+        "owner": {**_ACCOUNT, "title": "a user's name or number"},
+        "group": {**_ACCOUNT, "title": "a group's name or number"},
+        "dual_stack": {
+            "title": "true or false",
+            "description": "[::] takes IPv4 as well; else IPv6 alone, whatever the host's default",
+            "type": "boolean",
+            "default": False,
         },
     },
     "if": {"properties": {"protocol": {"const": "tcp"}}, "required": ["protocol"]},
@@ -202,6 +224,61 @@ _MATCH: Final = {
             },
         },
         "headers": {**_FIELDS, "propertyNames": {"x-format": "field-name"}},
+    },
+}
+_NETWORKS: Final = {
+    "title": "a list of networks",
+    "type": "array",
+    "maxItems": MAX_NETWORKS,
+    "default": [],
+    "items": {
+        "title": "a network",
+        "type": "string",
+        "x-format": "network",
+        "x-hint": "write 10.0.0.0/8",
+    },
+}
+_ACCESS: Final = {
+    "title": "access: {allow: [10.0.0.0/8], deny: []}",
+    "description": "what is denied may not come; where nothing is allowed by name, all others may",
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {"allow": _NETWORKS, "deny": _NETWORKS},
+}
+_RATE: Final = {
+    "title": "rate: {requests: 100, per: source, burst: 200}",
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "requests": {
+            **_NUMBER,
+            "description": "a second, over all workers; 0: no limit",
+            "maximum": 1_000_000,
+            "default": 0,
+        },
+        "per": {
+            "title": "source or {header: NAME}",
+            "description": "an IPv4 address or an IPv6 /64 network; or a header field's value",
+            "type": ["string", "object"],
+            "x-format": "rate-key",
+            "x-hint": "write source or {header: x-api-key}",
+            "minProperties": 1,
+            "additionalProperties": False,
+            "properties": {
+                "header": {
+                    "title": "a header field's name",
+                    "type": "string",
+                    "x-format": "field-name",
+                }
+            },
+            "default": "source",
+        },
+        "burst": {
+            **_NUMBER,
+            "description": "how many may come at once; 0: one, and the next when the rate has it",
+            "maximum": 1_000_000,
+            "default": 0,
+        },
     },
 }
 _ROUTE: Final = {
@@ -253,6 +330,8 @@ _ROUTE: Final = {
         "request_headers": {"$ref": "#/$defs/edits", "default": {}},
         "response_headers": {"$ref": "#/$defs/edits", "default": {}},
         "retries": _RETRIES,
+        "access": _ACCESS,
+        "rate": _RATE,
     },
 }
 _ENDPOINT: Final = {
@@ -477,6 +556,16 @@ _APP: Final[dict[str, Any]] = {
                 "body_idle": {"$ref": "#/$defs/wait", "default": "30s"},
                 "idle": {"$ref": "#/$defs/wait", "default": "60s"},
                 "tunnel_idle": {"$ref": "#/$defs/wait", "default": "1h"},
+                "request": {
+                    "$ref": "#/$defs/duration",
+                    "description": "first byte of a request to the end of its body; 0s: no limit",
+                    "default": "0s",
+                },
+                "send": {
+                    "$ref": "#/$defs/wait",
+                    "description": "a client takes nothing of the answer that waits for it",
+                    "default": "30s",
+                },
             },
         },
         "limits": {
@@ -487,11 +576,23 @@ _APP: Final[dict[str, Any]] = {
             "properties": {
                 "connections": {
                     "title": "a whole number",
-                    "description": "of clients, in each worker; 0: no limit",
+                    "description": "of clients, over all workers; 0: no limit",
                     "type": "integer",
                     "minimum": 0,
                     "maximum": 10_000_000,
                     "default": 10000,
+                },
+                "connections_per_source": {
+                    **_NUMBER,
+                    "description": "of one IPv4 address or IPv6 /64 network; 0: no limit",
+                    "maximum": 10_000_000,
+                    "default": 0,
+                },
+                "requests": {
+                    **_NUMBER,
+                    "description": "answered at once, over all workers; 0: no limit",
+                    "maximum": 10_000_000,
+                    "default": 0,
                 },
                 "header_bytes": {
                     "$ref": "#/$defs/size",
@@ -515,6 +616,8 @@ _APP: Final[dict[str, Any]] = {
             },
             "x-not-yet": ["memory", "cpu"],
         },
+        "access": {**_ACCESS, "default": {}},
+        "rate": {**_RATE, "default": {}},
         "access_log": {
             "title": "access_log: {format: json}",
             "type": "object",
@@ -586,7 +689,6 @@ _APP: Final[dict[str, Any]] = {
             "default": 1,
         },
     },
-    "x-not-yet": ["access", "rate"],
     "$defs": {
         "name": _NAME,
         "duration": _DURATION,

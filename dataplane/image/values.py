@@ -18,6 +18,7 @@ BYTES_OF_UNIT: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 # The engine counts milliseconds in 32 bits; a day is more than any wait of a proxy needs.
 MAX_DURATION_MS: Final = 24 * 3_600_000
 MAX_UNIX_PATH: Final = 107  # unix(7)
+MAPPED_BITS: Final = 96  # of ::ffff:0:0/96, where IPv4 addresses stand (RFC 4291 2.5.5.2)
 
 DURATION: Final = re.compile(r"(0|[1-9][0-9]{0,8})(ms|s|m|h)")
 SIZE: Final = re.compile(r"(0|[1-9][0-9]{0,11})(B|KiB|MiB|GiB)")
@@ -93,9 +94,9 @@ def size_bytes(value: int | str) -> int:
 
 
 def listen_address(text: str) -> str:
-    """`127.0.0.1:8080` or `[::1]:8080`, normalised; port 0 is allowed."""
+    """`127.0.0.1:8080`, `[::1]:8080` or `unix:/path`, normalised; port 0 is allowed."""
     if text.startswith("unix:"):
-        raise Unfit("unix: listeners are not supported yet", "bind to host:port")
+        return unix_address(text)
     address, port = _split_address(text, "127.0.0.1:8080")
     ip = _numeric(address, text)
     if ip is None:
@@ -130,7 +131,10 @@ def endpoint_address(text: str) -> tuple[str, int]:
 
 
 def network(text: str) -> str:
-    """`10.0.0.0/8` or `2001:db8::/32`, normalised; an address alone is a network of one."""
+    """`10.0.0.0/8` or `2001:db8::/32`, normalised; an address alone is a network of one.
+
+    Of IPv6 networks within ::ffff:0:0/96 it is the network of IPv4 addresses that they stand for.
+    """
     address, slash, bits = text.partition("/")
     ip = _numeric(address, text) if address else None
     if ip is None:
@@ -143,6 +147,9 @@ def network(text: str) -> str:
     found = ipaddress.ip_network(f"{ip}/{bits}", strict=False)
     if found.network_address != ip:
         raise Unfit(f"{shown(text)} has bits behind its prefix", f"write {found}")
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    if mapped is not None and found.prefixlen >= MAPPED_BITS:
+        return f"{mapped}/{found.prefixlen - MAPPED_BITS}"
     return str(found)
 
 
@@ -304,6 +311,13 @@ def balance_key(text: str) -> str:
     """The one key of a consistent choice that needs no name."""
     if text != "source":
         raise Unfit(f"{shown(text)} is not a key", "write source, {header: NAME} or {cookie: NAME}")
+    return text
+
+
+def rate_key(text: str) -> str:
+    """The one key of a rate that needs no name."""
+    if text != "source":
+        raise Unfit(f"{shown(text)} is not a key", "write source or {header: NAME}")
     return text
 
 

@@ -27,11 +27,16 @@ class SpecError(ValueError):
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerSpec:
     name: str
-    bind: str  # "127.0.0.1:8080" or "[::1]:8080"; numeric, lower case; port 0 takes a free one
+    # "127.0.0.1:8080" or "[::1]:8080", numeric, lower case, port 0 takes a free one; "unix:/path".
+    bind: str
     protocol: Literal["http", "tcp"]
     upstream: str | None  # tcp only
     proxy_protocol: bool = False  # a PROXY header comes first, from trusted_proxies alone
     trusted_proxies: tuple[str, ...] = ()  # "10.0.0.0/8"; sorted
+    mode: str = "0660"  # of a UNIX socket, octal
+    owner: str | None = None  # a user's name or number; None: the supervisor's own
+    group: str | None = None
+    dual_stack: bool = False  # [::] takes IPv4, too
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +75,21 @@ class RetriesSpec:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AccessSpec:
+    """Which sources may come: what is denied may not; where nothing is allowed by name, all may."""
+
+    allow: tuple[str, ...]  # networks, "10.0.0.0/8"; sorted
+    deny: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RateSpec:
+    requests: int  # a second
+    burst: int  # how many may come at once; 0 is as 1
+    header: str | None  # by its value, lower case; None, or where a request lacks it: by source
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RouteSpec:
     match: MatchSpec
     upstream: str | None  # exactly one of upstream, redirect and respond
@@ -79,6 +99,8 @@ class RouteSpec:
     request_headers: HeaderEdits
     response_headers: HeaderEdits
     retries: RetriesSpec | None = None  # None: only what was certainly not executed
+    access: AccessSpec | None = None  # beside the app's
+    rate: RateSpec | None = None  # beside the app's
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +171,8 @@ class TimeoutsSpec:
     body_idle_ms: int
     idle_ms: int
     tunnel_idle_ms: int
+    request_ms: int = 0  # first byte of a request to the end of its body; 0: no limit
+    send_ms: int = 0  # a client takes nothing of what waits for it; 0: as body_idle_ms
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +181,8 @@ class LimitsSpec:
     header_bytes: int
     headers: int
     body_bytes: int
+    connections_per_source: int = 0
+    requests: int = 0  # answered at once
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +208,8 @@ class AppSpec:
     # What an upstream that is well on blue and not on green means for the swap.
     upstreams_on_rollout: Literal["ignore", "regress"] = "ignore"
     access_log: AccessLogSpec = AccessLogSpec()
+    access: AccessSpec | None = None
+    rate: RateSpec | None = None
 
     def to_json(self) -> bytes:
         """Canonical: sorted keys, no spaces, UTF-8. Equal specs give equal bytes."""

@@ -1,19 +1,22 @@
 """Listening sockets: one SO_REUSEPORT group for each address, held here and lent to workers.
 
 A group only grows while its address is held, and is closed when no generation uses it any more; a
-swap never closes or binds anew a socket that a generation which serves was lent.
+swap never closes or binds anew a socket that a generation which serves was lent. A UNIX socket has
+no such group: all slots accept from the one that there is.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import socket
+from pathlib import Path
 from typing import TypeAlias
 
 from dataplane.model.errors import LaunchError
 from dataplane.model.names import AppName
 from dataplane.model.spec import AppSpec, ListenerSpec
 from dataplane.system.sockets import bind_another, bind_first, bound_address, start_listening
+from dataplane.system.unix_listener import UNIX, SocketAccess, SocketFile, bind_unix
 
 # A fixed address is what it is; a free port (0) belongs to the listener that took it.
 _Key: TypeAlias = tuple[str, str, str]
@@ -26,6 +29,7 @@ class Group:
     app: AppName
     address: str
     sockets: list[socket.socket]
+    file: SocketFile | None = None  # of a UNIX socket
     lent: list[int] = dataclasses.field(default_factory=list)
 
     def grow(self, count: int) -> None:
@@ -33,12 +37,14 @@ class Group:
 
         New ones take no connections until somebody is ready to accept them.
         """
-        while len(self.sockets) < count:
+        while self.file is None and len(self.sockets) < count:
             self.sockets.append(bind_another(self.sockets[0], listen=False))
 
     def shrink(self) -> None:
         """Closes what was grown for a generation that failed: nobody who is left could read it."""
         keep = max(self.lent, default=0)
+        if self.file is not None and not keep:
+            self.file.remove()
         for sock in self.sockets[keep:]:
             sock.close()
         del self.sockets[keep:]
@@ -51,9 +57,12 @@ class Lent:
     shares: tuple[tuple[_Key, int], ...]
     sockets: tuple[tuple[str, socket.socket], ...]  # (listener, socket), in each group's order
     addresses: tuple[tuple[str, str], ...]  # (listener, where it is bound)
+    files: tuple[tuple[str, SocketFile, SocketAccess], ...] = ()  # of the listeners of UNIX sockets
 
     def start(self) -> None:
-        """From now on every socket takes connections. Raises `LaunchError`."""
+        """From now on every socket takes connections, of whom it is to. Raises `LaunchError`."""
+        for _, file, access in self.files:
+            file.grant(access)
         for _, sock in self.sockets:
             start_listening(sock)
 
@@ -61,10 +70,11 @@ class Lent:
         """(listener, descriptor) for one slot of so many: no socket is left without a reader."""
         lent: list[tuple[str, int]] = []
         seen: dict[str, int] = {}
+        shared = {name for name, _, _ in self.files}
         for name, sock in self.sockets:
             index = seen.get(name, 0)
             seen[name] = index + 1
-            if index % slots == slot:
+            if index % slots == slot or name in shared:
                 lent.append((name, sock.fileno()))
         return tuple(lent)
 
@@ -80,6 +90,7 @@ class Listeners:
         shares: list[tuple[_Key, int]] = []
         sockets: list[tuple[str, socket.socket]] = []
         addresses: list[tuple[str, str]] = []
+        files: list[tuple[str, SocketFile, SocketAccess]] = []
         try:
             for listener in spec.listeners:
                 key, group = self._group(app, listener)
@@ -90,10 +101,17 @@ class Listeners:
                     shares.append((key, len(group.sockets)))
                 sockets += [(listener.name, sock) for sock in group.sockets]
                 addresses.append((listener.name, group.address))
+                if group.file is not None:
+                    files.append((listener.name, group.file, _access(listener)))
         except LaunchError:
             self._give_back(tuple(shares))
             raise
-        return Lent(shares=tuple(shares), sockets=tuple(sockets), addresses=tuple(addresses))
+        return Lent(
+            shares=tuple(shares),
+            sockets=tuple(sockets),
+            addresses=tuple(addresses),
+            files=tuple(files),
+        )
 
     def release(self, lent: Lent) -> None:
         """A generation is gone: addresses that nobody else uses are closed."""
@@ -107,12 +125,13 @@ class Listeners:
         self._groups.clear()
 
     def _group(self, app: AppName, listener: ListenerSpec) -> tuple[_Key, Group]:
-        free_port = listener.bind.endswith(":0")
-        key = (listener.bind, app, listener.name) if free_port else (listener.bind, "", "")
+        is_unix = listener.bind.startswith(UNIX)
+        free_port = listener.bind.endswith(":0") and not is_unix
+        stacks = "dual stack" if listener.dual_stack else ""
+        key = (listener.bind, app, listener.name) if free_port else (listener.bind, stacks, "")
         group = self._groups.get(key)
         if group is None:
-            first = bind_first(listener.bind)
-            group = Group(app=app, address=bound_address(first), sockets=[first])
+            group = _bound(app, listener) if not is_unix else _bound_file(app, listener)
             self._groups[key] = group
         elif group.app != app:
             raise LaunchError(f"cannot listen on {listener.bind}: the app {group.app} already does")
@@ -125,3 +144,17 @@ class Listeners:
             group.shrink()
             if not group.lent:
                 del self._groups[key]
+
+
+def _bound(app: AppName, listener: ListenerSpec) -> Group:
+    first = bind_first(listener.bind, dual_stack=listener.dual_stack)
+    return Group(app=app, address=bound_address(first), sockets=[first])
+
+
+def _bound_file(app: AppName, listener: ListenerSpec) -> Group:
+    sock, file = bind_unix(Path(listener.bind.removeprefix(UNIX)), _access(listener))
+    return Group(app=app, address=listener.bind, sockets=[sock], file=file)
+
+
+def _access(listener: ListenerSpec) -> SocketAccess:
+    return SocketAccess(mode=int(listener.mode, 8), owner=listener.owner, group=listener.group)

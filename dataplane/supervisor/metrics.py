@@ -85,6 +85,16 @@ _OF_STATS: Final[tuple[tuple[_Figure, Callable[[Stats], float]], ...]] = (
         lambda stats: stats.ejections_total,
     ),
     (
+        _Figure(name="denied_total", kind="counter",
+                text="Connections and requests that access does not allow."),
+        lambda stats: stats.denied_total,
+    ),
+    (
+        _Figure(name="limited_total", kind="counter",
+                text="Requests beyond a rate, or beyond limits.requests."),
+        lambda stats: stats.limited_total,
+    ),
+    (
         _Figure(name="waiting", kind="gauge",
                 text="Requests that wait for an upstream's connection now."),
         lambda stats: stats.waiting,

@@ -38,13 +38,13 @@ def parse_bind(bind: str) -> tuple[str, int]:
     return host, number
 
 
-def bind_first(bind: str) -> socket.socket:
+def bind_first(bind: str, *, dual_stack: bool = False) -> socket.socket:
     """The first listening socket of an address's group. Raises `LaunchError` naming the address.
 
-    Port 0 takes a free one; `bound_address` tells which.
+    Port 0 takes a free one; `bound_address` tells which. With `dual_stack` [::] takes IPv4, too.
     """
     host, port = parse_bind(bind)
-    sock = _tcp_socket(host)
+    sock = _tcp_socket(host, dual_stack=dual_stack)
     try:
         sock.bind((host, port))
         # Only now: with it set before bind, we would join a stranger's group of the same user.
@@ -62,7 +62,7 @@ def bind_another(first: socket.socket, *, listen: bool = True) -> socket.socket:
     Without `listen` it gets no share of the traffic yet: `start_listening` gives it one.
     """
     host, port = first.getsockname()[:2]
-    sock = _tcp_socket(host)
+    sock = _tcp_socket(host, dual_stack=_is_dual_stack(first))
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((host, port))
@@ -83,7 +83,9 @@ def start_listening(sock: socket.socket) -> None:
 
 
 def bound_address(sock: socket.socket) -> str:
-    """Where a socket is bound, as a config writes it: "127.0.0.1:8080" or "[::1]:8080"."""
+    """Where it is bound, as a config writes it: "127.0.0.1:8080", "[::1]:8080", "unix:/path"."""
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{sock.getsockname()}"
     host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
 
@@ -143,7 +145,13 @@ def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
     return pid, uid, gid
 
 
-def _tcp_socket(host: str) -> socket.socket:
+def _is_dual_stack(sock: socket.socket) -> bool:
+    if sock.family != socket.AF_INET6:
+        return False
+    return not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
+def _tcp_socket(host: str, *, dual_stack: bool = False) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -154,7 +162,8 @@ def _tcp_socket(host: str) -> socket.socket:
     # Inherited by every accepted connection: a call less for each of them.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # Said either way: the host's own default (net.ipv6.bindv6only) decides nothing.
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
     sock.setblocking(False)
     return sock
 

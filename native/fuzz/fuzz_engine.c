@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "dp.h"
+#include "dp_core.h"
 #include "fuzz.h"
 
 enum { CLIENTS = 4, UPSTREAMS = 6, ACTS = 64, ROOM = 64 * 1024 };
@@ -178,6 +178,10 @@ static dp_engine *make(uint8_t options, dp_stats *stats)
         .tunnel_idle_ms = 3000,
         .tick_ms = 1000,
         .stats_bytes = MAPPING,
+        .max_per_source = (options & 16) != 0 ? 3 : 0,
+        .max_requests = (options & 16) != 0 ? 1 : 0,
+        .request_ms = (options & 16) != 0 ? 1500 : 0,
+        .send_ms = (options & 16) != 0 ? 700 : 0,
     };
     hold(dp_engine_new(&given, stats, &engine) == DP_OK, "an engine is made");
     const dp_upstream_options behind = {
@@ -220,6 +224,13 @@ static dp_engine *make(uint8_t options, dp_stats *stats)
              dp_engine_log(engine, (options & 4) != 0 ? DP_LOG_COMBINED : DP_LOG_JSON,
                            logs[options].ends[1], "billing", 1, "0123456789ab") == DP_OK,
          "it has a log");
+    const dp_rate_options rate = {.requests = 2, .burst = 4, .header = "x-key", .scope = 1};
+    const dp_access_rule nobody = {.denies = 1, .bits = 0, .address = {0}};
+    if ((options & 16) != 0) {
+        hold(dp_rate_set(engine, -1, &rate) == DP_OK && dp_rate_set(engine, route, &rate) == DP_OK,
+             "it has a rate");
+        hold(dp_access_set(engine, route, &nobody, 1) == DP_OK, "it has rules");
+    }
     hold(dp_engine_seal(engine) == DP_OK, "it is sealed");
     for (int i = 0; i < 2; i++) {
         hold(dp_listener_attach(engine, i, stage.listening[i]) == DP_OK, "it listens");
@@ -468,6 +479,9 @@ static void end(void)
          "all upstream connections are closed");
     hold(stats->buffer_bytes == 0, "every buffer is empty");
     check_figures(stats);
+    hold(atomic_load(&stage.engine->limits.connections->open) == 0 &&
+             atomic_load(&stage.engine->limits.requests->open) == 0,
+         "nobody is counted any more");
     hold(dp_engine_pause(stage.engine) == DP_OK, "it stops");
     playing = false;
 }

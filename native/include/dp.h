@@ -88,8 +88,12 @@ typedef struct {
     uint32_t tunnel_idle_ms;   /* tcp: no byte in either direction */
     uint64_t seed_low;         /* for hashes and request ids: drawn after the fork */
     uint64_t seed_high;
-    uint32_t tick_ms;     /* the timer tick that shows the engine lives; 0: none */
-    uint64_t stats_bytes; /* size of the mapping at stats; 0: dp_stats alone */
+    uint32_t tick_ms;        /* the timer tick that shows the engine lives; 0: none */
+    uint32_t max_per_source; /* connections of one source, over all workers; 0: no limit */
+    uint32_t max_requests;   /* answered at once, over all workers; 0: no limit */
+    uint32_t request_ms;     /* first byte of a request to the end of its body; 0: no limit */
+    uint32_t send_ms;        /* a client takes nothing of what waits for it; 0: body_idle_ms */
+    uint64_t stats_bytes;    /* size of the mapping at stats; 0: dp_stats alone */
 } dp_engine_options;
 
 /* A page that the engine writes and the supervisor reads. Counters never go back. */
@@ -101,7 +105,7 @@ typedef struct {
     uint64_t connections_total;
     uint64_t moved_in_total;
     uint64_t moved_out_total;
-    uint64_t refused_total; /* connections beyond a limit */
+    uint64_t refused_total; /* connections beyond a limit of the app or of a source */
     uint64_t requests_total;
     uint64_t requests_active;
     uint64_t received_bytes_total;
@@ -128,8 +132,10 @@ typedef struct {
     uint64_t log_lines_total;   /* access log lines made */
     uint64_t log_dropped_total; /* of these, never written: nobody took them in time */
     uint64_t log_pending;       /* of these, made and not written yet */
-    uint64_t pipes;                   /* with bytes in them now */
-    uint64_t spliced_bytes_total;     /* that went through a pipe, in either direction */
+    uint64_t pipes;             /* with bytes in them now */
+    uint64_t spliced_bytes_total; /* that went through a pipe, in either direction */
+    uint64_t denied_total;  /* connections and requests of sources that access does not allow */
+    uint64_t limited_total; /* requests beyond a rate, or beyond max_requests */
     uint64_t reserved[8];
 } dp_stats;
 
@@ -227,6 +233,19 @@ typedef struct {
     uint32_t budget_percent; /* of the route's requests; a quiet route may repeat a few always */
 } dp_retry_options;
 
+typedef struct {         /* a network whose sources may come, or may not */
+    uint8_t address[16]; /* IPv4 in its mapped form, ::ffff:0:0/96 */
+    uint8_t bits;        /* 0 to 128: 96 more for IPv4 */
+    uint8_t denies;
+} dp_access_rule;
+
+typedef struct {
+    uint32_t requests;  /* a second, 1 to 1000000 */
+    uint32_t burst;     /* how many may come at once; 0 is as 1 */
+    const char *header; /* lower case: by its value, where a request has it; NULL: by source */
+    uint64_t scope;     /* equal for what counts together, in both generations */
+} dp_rate_options;
+
 typedef struct {   /* something changed about an endpoint */
     uint32_t kind; /* DP_EVENT_* */
     uint32_t upstream;
@@ -267,6 +286,10 @@ int dp_route_add(dp_engine *engine, const dp_route_options *options);
 int dp_route_match_header(dp_engine *engine, int route, const char *name, const char *value);
 int dp_route_edit(dp_engine *engine, int route, int edit, const char *name, const char *value);
 int dp_route_retry(dp_engine *engine, int route, const dp_retry_options *options);
+/* Who may come, and how often. route -1: of the whole app. A source is an IPv4 address or an IPv6
+ * network of 64 bits; clients of UNIX sockets have none, and are let through. */
+int dp_access_set(dp_engine *engine, int route, const dp_access_rule *rules, uint32_t count);
+int dp_rate_set(dp_engine *engine, int route, const dp_rate_options *options);
 /* What all workers of the app share: a writable mapping as native/src/dp_shared.h says, kept by
  * the caller until the engine is freed. pid: ours, as the supervisor knows it. DP_EVERSION and
  * DP_EMALFORMED: the engine goes on without. */

@@ -96,40 +96,60 @@ int dp_engine_pause(dp_engine *engine)
 
 /* Says so, if there are words for it in this protocol; fd is still to be closed. Returns how many
  * bytes that took. */
-static size_t turn_away(dp_engine *engine, int fd, int protocol)
+static size_t turn_away(dp_engine *engine, int fd, int protocol, uint32_t status)
 {
     static const char busy[] = "the connection limit is reached\n";
-    engine->stats->refused_total++;
+    const char *text = status == 503 ? busy : dp_status_text(status);
     if (protocol != DP_HTTP)
         return 0;
     dp_answer answer = {
-        .status = 503, .minor = 1, .body = (const uint8_t *)busy, .body_len = sizeof(busy) - 1};
+        .status = status, .minor = 1, .body = (const uint8_t *)text, .body_len = strlen(text)};
     size_t len = dp_head_answer(engine, &answer);
     ssize_t put = write(fd, engine->head_buffer, len);
     if (put <= 0)
         return 0;
-    engine->stats->own_answers_total[5]++;
-    engine->stats->answers_total[5]++;
+    engine->stats->own_answers_total[dp_status_slot(status)]++;
+    engine->stats->answers_total[status / 100]++;
     return (size_t)put;
+}
+
+void dp_accept_turn_away(dp_engine *engine, dp_conn *conn, uint32_t status)
+{
+    dp_refused(engine, conn, status, turn_away(engine, conn->fd, conn->protocol, status));
+    if (conn->protocol != DP_HTTP || engine->turned_away == DP_TURNED_AWAY_MAX)
+        dp_conn_close(engine, conn);
+    if (conn->state == DP_S_DEAD)
+        return;
+    dp_conn_count_down(engine, conn, -1);
+    dp_limit_left(engine, conn);
+    conn->flags |= DP_C_TURNED_AWAY;
+    engine->turned_away++;
+    dp_http_turn_away(engine, conn);
 }
 
 static void accept_one(dp_engine *engine, const dp_attached *attached, int fd,
                        const struct sockaddr_storage *address)
 {
     int protocol = engine->tables.listeners[attached->listener].protocol;
-    uint32_t limit = engine->options.max_connections;
     engine->stats->connections_total++;
-    bool full = limit != 0 && engine->down_count >= limit;
+    bool full = !dp_limit_connection(engine);
+    engine->stats->refused_total += full;
     bool cut = full && (protocol != DP_HTTP || engine->turned_away == DP_TURNED_AWAY_MAX);
     dp_conn *conn = cut ? NULL : dp_conn_new(engine, fd, DP_DOWN);
     if (conn == NULL) {
-        (void)turn_away(engine, fd, protocol);
+        if (!full) {
+            dp_shared_give(engine->limits.connections, engine->limits.own_connections);
+            engine->stats->refused_total++;
+        }
+        (void)turn_away(engine, fd, protocol, 503);
         (void)close(fd);
         return;
     }
     if (full) {
         conn->flags |= DP_C_TURNED_AWAY;
         engine->turned_away++;
+    } else {
+        conn->counted = DP_COUNTED_CONNECTION;
     }
     dp_conn_count_down(engine, conn, 1);
     conn->protocol = (uint8_t)protocol;
@@ -138,7 +158,7 @@ static void accept_one(dp_engine *engine, const dp_attached *attached, int fd,
     dp_client_accepted(engine, conn, address);
     bool hears_proxy = conn->trusted && engine->tables.listeners[conn->listener].expects_proxy;
     if (full) {
-        dp_refused(engine, conn, turn_away(engine, fd, protocol));
+        dp_refused(engine, conn, 503, turn_away(engine, fd, protocol, 503));
         if (conn->state == DP_S_DEAD)
             return;
         dp_http_turn_away(engine, conn);

@@ -6,6 +6,7 @@ static const char *const words[] = {
     [DP_OUT_UNKNOWN] = "unknown",
     [DP_OUT_OK] = "ok",
     [DP_OUT_MALFORMED] = "malformed",
+    [DP_OUT_DENIED] = "denied",
     [DP_OUT_NO_ROUTE] = "no_route",
     [DP_OUT_CLIENT_TIMEOUT] = "client_timeout",
     [DP_OUT_CLIENT_GONE] = "client_gone",
@@ -37,6 +38,8 @@ enum dp_outcome dp_outcome_of(uint32_t status)
     switch (status) {
     case 400:
         return DP_OUT_MALFORMED;
+    case 403:
+        return DP_OUT_DENIED;
     case 404:
         return DP_OUT_NO_ROUTE;
     case 408:
@@ -138,15 +141,15 @@ void dp_exchange_over(dp_engine *engine, dp_conn *down, bool whole)
         dp_access_line(engine, down, now_us);
 }
 
-void dp_refused(dp_engine *engine, dp_conn *down, size_t bytes_out)
+void dp_refused(dp_engine *engine, dp_conn *down, uint32_t status, size_t bytes_out)
 {
     if (engine->access == NULL || !dp_exchange_open(engine, down))
         return;
     dp_account *account = &down->exchange->account;
     account->began_us = dp_clock_us();
-    account->status = bytes_out != 0 ? 503 : 0;
+    account->status = bytes_out != 0 ? (uint16_t)status : 0;
     account->bytes_out = bytes_out;
-    dp_exchange_blame(down, DP_OUT_LIMIT);
+    dp_exchange_blame(down, dp_outcome_of(status));
     dp_access_line(engine, down, account->began_us);
     dp_exchange_close(engine, down);
 }

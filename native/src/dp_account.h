@@ -7,6 +7,7 @@ enum dp_outcome {
     DP_OUT_UNKNOWN = 0, /* still to be found out */
     DP_OUT_OK,
     DP_OUT_MALFORMED,
+    DP_OUT_DENIED, /* its source may not come */
     DP_OUT_NO_ROUTE,
     DP_OUT_CLIENT_TIMEOUT,
     DP_OUT_CLIENT_GONE,
@@ -44,7 +45,7 @@ void dp_exchange_switched(dp_engine *engine, dp_conn *down, size_t head_bytes);
 /* The first reason that is told stands. */
 void dp_exchange_blame(dp_conn *down, enum dp_outcome outcome);
 /* A connection beyond the limit was answered so many bytes, and no request of it is read. */
-void dp_refused(dp_engine *engine, dp_conn *down, size_t bytes_out);
+void dp_refused(dp_engine *engine, dp_conn *down, uint32_t status, size_t bytes_out);
 void dp_tunnel_begun(dp_engine *engine, dp_conn *down);
 void dp_tunnel_over(dp_engine *engine, dp_conn *down, enum dp_outcome outcome);
 

@@ -217,6 +217,7 @@ void dp_engine_free(dp_engine *engine)
     free(engine->pools);
     dp_view_free(engine);
     dp_meter_done(engine);
+    dp_limit_free(engine);
     engine->magic = 0;
     free(engine);
 }
@@ -436,7 +437,9 @@ static int make_live_state(dp_engine *engine)
     engine->pools = calloc(tables->endpoint_count + 1u, sizeof(*engine->pools));
     if (engine->head_buffer == NULL || engine->pools == NULL)
         return DP_ENOMEM;
-    int result = dp_tell_seal(engine);
+    int result = dp_limit_seal(engine);
+    if (result == DP_OK)
+        result = dp_tell_seal(engine);
     if (result == DP_OK)
         result = dp_view_seal(engine);
     return result == DP_OK ? dp_meter_seal(engine) : result;

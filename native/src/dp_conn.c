@@ -258,10 +258,11 @@ static void bury(dp_engine *engine, dp_conn *conn)
         engine->turned_away--;
     if (conn->role == DP_DOWN) {
         dp_conn_count_down(engine, conn, -1);
+        dp_limit_left(engine, conn);
         dp_upstream_unbind(engine, conn);
-    }
-    if (conn->role == DP_UP)
+    } else if (conn->role == DP_UP) {
         dp_upstream_closed(engine, conn);
+    }
     conn->state = DP_S_DEAD;
     conn->fd = -1;
     conn->peer = NULL;

@@ -9,6 +9,7 @@
 #include <sys/uio.h>
 
 #include "dp.h"
+#include "dp_acl.h"
 #include "dp_http1.h"
 #include "dp_live.h"
 
@@ -66,6 +67,12 @@ typedef struct dp_text {
     uint32_t len;
 } dp_text;
 
+typedef struct dp_rate_rule {
+    dp_rate rate;
+    uint64_t scope;
+    dp_text header; /* empty: by source */
+} dp_rate_rule;
+
 typedef struct dp_edit {
     const struct dp_edit *next;
     dp_text name; /* lower case */
@@ -86,6 +93,8 @@ typedef struct dp_route {
     const dp_header_match *headers;
     const dp_edit *request_edits;
     const dp_edit *response_edits;
+    const dp_acl *access;      /* NULL: as the app's */
+    const dp_rate_rule *rate;  /* NULL: none beside the app's */
     const dp_retries *retries; /* NULL: only what was certainly not executed is sent again */
     uint32_t methods;
     int32_t upstream;
@@ -115,6 +124,8 @@ typedef struct dp_listener {
 typedef struct dp_route_index dp_route_index; /* dp_route's own */
 
 typedef struct dp_tables {
+    const dp_acl *access; /* NULL: all may come */
+    const dp_rate_rule *rate;
     dp_listener *listeners;
     dp_upstream *upstreams;
     dp_route **routes;   /* in the order they were added, then sorted by dp_route_sort */
@@ -260,11 +271,14 @@ struct dp_conn {
     uint64_t linked;   /* what the wheel fires at; at most deadline */
     dp_conn *timer_next;
     dp_conn **timer_at;
-    dp_conn *next;      /* ready queue, pool, movable list or dead list */
-    dp_conn *prev;      /* pool and movable list */
-    uint64_t bound;     /* down: key of the idle upstream connection that speaks for it alone */
-    uint64_t frozen_us; /* when it was taken out of service, for the stall */
-    char client[46];    /* down: text of the client's address, behind trusted proxies */
+    dp_conn *next;       /* ready queue, pool, movable list or dead list */
+    dp_conn *prev;       /* pool and movable list */
+    uint64_t bound;      /* down: key of the idle upstream connection that speaks for it alone */
+    uint64_t frozen_us;  /* when it was taken out of service, for the stall */
+    uint64_t request_by; /* down: ms, when the whole request must be here; 0: no limit */
+    int64_t source;      /* down: its place among the counted sources, or 0 */
+    uint8_t counted;     /* down: DP_COUNTED_* */
+    char client[46];     /* down: text of the client's address, behind trusted proxies */
     uint8_t client_len;
     bool trusted;          /* down: the peer is a trusted proxy */
     uint8_t address[16];   /* down: the peer's, or what its PROXY header told */
@@ -289,6 +303,21 @@ typedef struct dp_pool { /* live state of one endpoint */
     uint16_t upstream;
     uint16_t index;
 } dp_pool;
+
+enum { DP_COUNTED_CONNECTION = 1, DP_COUNTED_REQUEST = 2 };
+
+typedef struct dp_limits { /* what is counted, for all workers where they share */
+    uint8_t seed[16];
+    dp_buckets buckets;
+    dp_sources sources;
+    dp_shared_endpoint *connections; /* its `open` counts */
+    dp_shared_endpoint *requests;
+    dp_shared_count *own_connections; /* our part of it */
+    dp_shared_count *own_requests;
+    dp_shared_endpoint records[2]; /* where nothing is shared */
+    dp_shared_count parts[2];
+    void *memory[3];
+} dp_limits;
 
 typedef struct dp_transport {
     /* As read(2) and writev(2), but errors are negative errno. Each keeps conn->io true. */
@@ -348,6 +377,7 @@ struct dp_engine {
     dp_group *groups;   /* by upstream */
     dp_budget *budgets; /* by route */
     dp_shared shared;
+    dp_limits limits;
     dp_shared_endpoint *own_endpoints; /* where the app shares nothing */
     dp_shared_count *own_counts;
     void *group_memory;
@@ -500,6 +530,8 @@ enum { DP_ACCEPT_PAUSE_MS = 100 };              /* out of descriptors: the queue
 
 int dp_accept_start(dp_engine *engine);
 void dp_accept_stop(dp_engine *engine);
+/* Answers and lingers, where there are words for it; else closes. */
+void dp_accept_turn_away(dp_engine *engine, dp_conn *conn, uint32_t status);
 void dp_accept_burst(dp_engine *engine, uint32_t index);
 
 /* --- dp_upstream: pools and connecting ---------------------------------------------------------
@@ -591,6 +623,38 @@ enum { DP_PROXY_MAX = 128 };
 
 /* The header for a connection that speaks for down; NULL: for itself. */
 size_t dp_proxy_write(uint32_t version, const dp_conn *down, uint8_t ret_header[DP_PROXY_MAX]);
+
+/* --- dp_deadline: how long an exchange waits ---------------------------------------------------
+ */
+
+void dp_deadline_begin(const dp_engine *engine, dp_conn *down); /* of a request */
+/* ms from now, or when the whole request must be here. */
+void dp_deadline_set(dp_engine *engine, dp_conn *down, uint64_t ms);
+/* Something moved on its way to or from the client: until the next such. */
+void dp_deadline_client(dp_engine *engine, dp_conn *down);
+
+/* Its request, or what there is of it, is on its way to an upstream. */
+void dp_deadline_sent(dp_engine *engine, dp_conn *down);
+/* Bytes went on: the time that the next ones may take begins. */
+void dp_deadline_progress(dp_engine *engine, dp_conn *down);
+
+/* --- dp_limit: who may come, how many, and how often ------------------------------------------
+ */
+
+int dp_limit_seal(dp_engine *engine);
+void dp_limit_free(dp_engine *engine);
+bool dp_limit_connection(dp_engine *engine); /* counts one more; false: there is no room */
+/* Its source is known now. 0: it may stay; else the status that it is turned away with. */
+uint32_t dp_limit_source(dp_engine *engine, dp_conn *down);
+void dp_limit_arrived(dp_engine *engine, dp_conn *down); /* moved here: counted, never refused */
+bool dp_limit_allows(const dp_engine *engine, const dp_conn *down);
+/* 0: the request may go on, and is counted; else the status that answers it, and the seconds after
+ * which another may come (0: not told). route may be NULL. */
+uint32_t dp_limit_request(dp_engine *engine, dp_conn *down, const uint8_t *data,
+                          const dp_request_head *head, const dp_route *route,
+                          uint32_t *ret_retry_after);
+void dp_limit_request_over(dp_engine *engine, dp_conn *down);
+void dp_limit_left(dp_engine *engine, dp_conn *down); /* closed, or moved away */
 
 /* --- dp_route: pure ----------------------------------------------------------------------------
  */
@@ -711,6 +775,7 @@ size_t dp_head_location(const dp_route *route, const uint8_t *data, const dp_req
                         char *ret_line, size_t capacity);
 const char *dp_status_reason(uint32_t status);
 const char *dp_status_text(uint32_t status); /* one line, for answers of our own */
+uint32_t dp_status_of(int result);           /* of a head that was refused */
 size_t dp_status_slot(uint32_t status);      /* in dp_stats.own_answers_total */
 
 /* The client's own x-request-id, where it is one and plain; NULL: it gets ours. */

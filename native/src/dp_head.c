@@ -312,6 +312,8 @@ static const struct refusal {
     {417, 2, "unknown expectation\n"},
     {431, 2, "the request head is too large\n"},
     {404, 3, "no route\n"},
+    {403, 7, "this client is not allowed\n"},
+    {429, 7, "too many requests\n"},
     {421, 3, "this name is not served on this connection\n"},
     {502, 4, "the upstream broke or refused the connection\n"},
     {503, 5, "a limit is reached\n"},
@@ -337,6 +339,25 @@ const char *dp_status_text(uint32_t status)
 size_t dp_status_slot(uint32_t status)
 {
     return refusal_of(status)->slot;
+}
+
+uint32_t dp_status_of(int result)
+{
+    switch (result) {
+    case DP_ETOOBIG:
+        return 431;
+    case DP_ETARGET:
+        return 414;
+    case DP_ECODING:
+    case DP_EMETHOD:
+        return 501;
+    case DP_EEXPECT:
+        return 417;
+    case DP_EVERSION:
+        return 505;
+    default:
+        return 400;
+    }
 }
 
 static void two_digits(char *at, uint32_t number)

@@ -4,6 +4,7 @@
  * Backpressure: a side is read only while everything read before has left, so that a slow peer
  * holds back the fast one and not our memory. */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "dp_core.h"
@@ -29,6 +30,7 @@ static void leave_exchange(dp_engine *engine, dp_conn *down)
 {
     if (down->state == DP_S_EXCHANGE)
         dp_exchange_over(engine, down, false);
+    dp_limit_request_over(engine, down);
     drop_upstream(engine, down, false);
 }
 
@@ -61,6 +63,8 @@ static void finish_exchange(dp_engine *engine, dp_conn *down)
     dp_exchange *exchange = down->exchange;
     drop_upstream(engine, down, exchange->reusable && exchange->request_done);
     dp_exchange_over(engine, down, true);
+    dp_limit_request_over(engine, down);
+    down->request_by = 0;
     down->state = DP_S_IDLE;
     if (!exchange->keep_alive || !exchange->request_done || engine->closing_idle) {
         bool told = !exchange->keep_alive && exchange->may_send;
@@ -88,6 +92,7 @@ static void send_answer(dp_engine *engine, dp_conn *down, dp_answer *answer)
 {
     dp_exchange *exchange = down->exchange;
     drop_upstream(engine, down, false);
+    down->request_by = 0; /* the answer has time to leave, whatever was still to come */
     exchange->keep_alive = exchange->keep_alive && exchange->request_done && !engine->closing_idle;
     answer->keep_alive = exchange->keep_alive;
     answer->minor = exchange->minor;
@@ -108,40 +113,29 @@ static void send_answer(dp_engine *engine, dp_conn *down, dp_answer *answer)
     if (dp_conn_unsent(down) == 0)
         finish_exchange(engine, down);
     else
-        dp_timer_set(engine, down, engine->options.body_idle_ms);
+        dp_deadline_client(engine, down);
 }
 
-/* A one-line reason. For http problems that are the client's or an upstream's. */
-static void refuse_saying(dp_engine *engine, dp_conn *down, uint32_t status, const char *text)
+/* A reason in a line, for http problems that are the client's or an upstream's, or a limit's.
+ * retry_after: seconds; 0: not told. */
+static void refuse_saying(dp_engine *engine, dp_conn *down, uint32_t status, const char *text,
+                          uint32_t retry_after)
 {
+    char again[32];
+    dp_exchange_blame(down, dp_outcome_of(status));
     engine->stats->own_answers_total[dp_status_slot(status)]++;
     dp_answer answer = {.status = status, .body = (const uint8_t *)text, .body_len = strlen(text)};
+    if (retry_after != 0) {
+        int len = snprintf(again, sizeof(again), "retry-after: %u\r\n", retry_after);
+        answer.extra = again;
+        answer.extra_len = (size_t)len;
+    }
     send_answer(engine, down, &answer);
 }
 
 static void refuse(dp_engine *engine, dp_conn *down, uint32_t status)
 {
-    dp_exchange_blame(down, dp_outcome_of(status));
-    refuse_saying(engine, down, status, dp_status_text(status));
-}
-
-static uint32_t status_of(int result)
-{
-    switch (result) {
-    case DP_ETOOBIG:
-        return 431;
-    case DP_ETARGET:
-        return 414;
-    case DP_ECODING:
-    case DP_EMETHOD:
-        return 501;
-    case DP_EEXPECT:
-        return 417;
-    case DP_EVERSION:
-        return 505;
-    default:
-        return 400;
-    }
+    refuse_saying(engine, down, status, dp_status_text(status), 0);
 }
 
 /* Refuses what never became an exchange, or only data[0..len) of one: the connection ends with the
@@ -253,21 +247,14 @@ static void answer_route(dp_engine *engine, dp_conn *down, const dp_route *route
     send_answer(engine, down, &answer);
 }
 
-static uint64_t request_wait_ms(const dp_engine *engine, const dp_exchange *exchange)
-{
-    return exchange->request_done ? exchange->route->request_timeout_ms
-                                  : engine->options.body_idle_ms;
-}
-
 void dp_http_opened(dp_engine *engine, dp_conn *down, int result)
 {
-    dp_exchange *exchange = down->exchange;
     if (result == DP_OK) {
-        dp_timer_set(engine, down, request_wait_ms(engine, exchange));
+        dp_deadline_sent(engine, down);
         dp_retry_opened(engine, down, NULL, 0);
     } else if (result == DP_EGONE) {
         dp_exchange_blame(down, DP_OUT_NO_ENDPOINT);
-        refuse_saying(engine, down, 503, "no endpoint of the upstream is well\n");
+        refuse_saying(engine, down, 503, "no endpoint of the upstream is well\n", 0);
     } else if (result == DP_ENOMEM || result == DP_ETOOBIG) {
         refuse(engine, down, 503);
     } else if (result != DP_NEED_MORE) {
@@ -314,6 +301,7 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
     down->state = DP_S_EXCHANGE;
     down->flags &= (uint8_t)~DP_C_SKIPPED;
     down->lingered = 0;
+    dp_deadline_begin(engine, down);
     dp_exchange_begun(engine, down, data);
 
     if (down->trusted)
@@ -338,9 +326,13 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
     }
     exchange->request_done = step.done;
     exchange->account.bytes_in += step.used;
+    uint32_t retry_after;
+    uint32_t limited = dp_limit_request(engine, down, data, head, route, &retry_after);
     if ((down->flags & DP_C_PROBE) != 0) {
         dp_answer ok = {.status = 200, .body = (const uint8_t *)"ready\n", .body_len = 6};
         send_answer(engine, down, &ok);
+    } else if (limited != 0) {
+        refuse_saying(engine, down, limited, dp_status_text(limited), retry_after);
     } else if (head->max_forwards == 0) { /* RFC 9110 7.6.2: it goes no further */
         dp_answer none = {.status = 200};
         if (head->method == DP_M_OPTIONS)
@@ -366,7 +358,8 @@ static void begin_head(dp_engine *engine, dp_conn *down)
     if (down->state != DP_S_IDLE)
         return;
     down->state = DP_S_HEAD;
-    dp_timer_set(engine, down, engine->options.header_ms);
+    dp_deadline_begin(engine, down);
+    dp_deadline_set(engine, down, engine->options.header_ms);
 }
 
 /* Keeps part of a head until there is more. Always true: the next read may bring it. */
@@ -444,7 +437,7 @@ static bool read_request(dp_engine *engine, dp_conn *down)
     if (result == DP_OK)
         result = dp_request_normalise(data, &engine->request);
     if (result != DP_OK) {
-        refuse_head(engine, down, status_of(result), data, len);
+        refuse_head(engine, down, dp_status_of(result), data, len);
         return down->state == DP_S_LINGER;
     }
     begin_exchange(engine, down, data, len, buffered);
@@ -452,16 +445,6 @@ static bool read_request(dp_engine *engine, dp_conn *down)
 }
 
 /* --- during an exchange ----------------------------------------------------------------------- */
-
-/* Bytes went on: the time that the next ones may take begins. */
-static void note_progress(dp_engine *engine, dp_conn *down)
-{
-    const dp_exchange *exchange = down->exchange;
-    bool waits_for_head = exchange->request_done && !exchange->head_sent;
-    dp_timer_set(engine, down,
-                 waits_for_head ? exchange->route->request_timeout_ms
-                                : engine->options.body_idle_ms);
-}
 
 /* The upstream takes no more. It may have answered already: that is still passed on. */
 static void stop_request(dp_engine *engine, dp_conn *up)
@@ -485,7 +468,7 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
     if (passed == DP_PASSED_SINK_FAILED)
         stop_request(engine, up);
     if (passed == DP_PASSED_SOME || passed == DP_PASSED_SINK_FAILED)
-        note_progress(engine, down);
+        dp_deadline_progress(engine, down);
     if (passed == DP_PASSED_SOURCE_FAILED)
         cut_short(engine, down); /* unfinished, as below */
     if (passed != DP_PASSED_NO_PIPE)
@@ -526,7 +509,7 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
         return false;
     }
     dp_conn_adapt_read(down, up, len);
-    note_progress(engine, down);
+    dp_deadline_progress(engine, down);
     return true;
 }
 
@@ -592,7 +575,7 @@ static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t
         return false;
     }
     if (!step.done || dp_conn_unsent(down) != 0)
-        dp_timer_set(engine, down, engine->options.body_idle_ms);
+        dp_deadline_client(engine, down);
     return true;
 }
 
@@ -676,7 +659,7 @@ static bool pump_response_body(dp_engine *engine, dp_conn *down)
     if (passed == DP_PASSED_SINK_FAILED)
         cut_short(engine, down);
     if (passed == DP_PASSED_SOME)
-        dp_timer_set(engine, down, engine->options.body_idle_ms);
+        dp_deadline_client(engine, down);
     if (passed != DP_PASSED_NO_PIPE)
         return passed == DP_PASSED_SOME;
     uint8_t *data;
@@ -708,7 +691,7 @@ static bool pump_response_body(dp_engine *engine, dp_conn *down)
         return false;
     }
     dp_conn_adapt_read(up, down, len);
-    dp_timer_set(engine, down, engine->options.body_idle_ms);
+    dp_deadline_client(engine, down);
     return true;
 }
 
@@ -722,7 +705,7 @@ static bool run_exchange(dp_engine *engine, dp_conn *down)
         return false;
     }
     if (exchange->head_sent && dp_conn_unsent(down) != unread)
-        dp_timer_set(engine, down, engine->options.body_idle_ms);
+        dp_deadline_client(engine, down);
     bool moved = false;
     dp_conn *up = down->peer;
     if (up != NULL && up->state == DP_S_EXCHANGE) {
@@ -730,7 +713,7 @@ static bool run_exchange(dp_engine *engine, dp_conn *down)
         if (dp_conn_flush(engine, up) != 0)
             stop_request(engine, up);
         if (dp_conn_unsent(up) != unsent)
-            note_progress(engine, down);
+            dp_deadline_progress(engine, down);
         moved = pump_request(engine, down);
         if (down->state == DP_S_EXCHANGE && down->peer == up && !exchange->response_done &&
             dp_conn_unsent(down) == 0)
@@ -789,6 +772,11 @@ void dp_http_turn_away(dp_engine *engine, dp_conn *down)
 void dp_http_accepted(dp_engine *engine, dp_conn *down)
 {
     down->state = DP_S_IDLE;
+    uint32_t status = dp_limit_source(engine, down);
+    if (status != 0) {
+        dp_accept_turn_away(engine, down, status);
+        return;
+    }
     /* The wheel looks at it after so long, whatever its deadline is by then. */
     dp_timer_set(engine, down, DP_WATCH_LATE_MS);
     /* A client that connects and says nothing is as slow with its head as one that dribbles. */

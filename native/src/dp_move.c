@@ -264,6 +264,12 @@ static bool record_take(dp_engine *engine, dp_batch *batch, const uint8_t *at, i
     conn->deadline = get32(at + 16); /* ms left, until it starts */
     conn->frozen_us = get32(at + 20) | (uint64_t)get32(at + 24) << 32;
     dp_client_moved(engine, conn, at + RECORD_FIXED + at[8], at[9]);
+    if (!dp_limit_allows(engine, conn)) { /* blue says goodbye */
+        engine->stats->denied_total++;
+        conn->fd = -1;
+        dp_conn_forget(engine, conn);
+        return false;
+    }
     if (dp_buffer_append(engine, &conn->in, at + RECORD_FIXED + at[8] + at[9], get32(at + 12)) !=
         DP_OK) {
         /* declined: hold closes this copy, blue says goodbye on its own */
@@ -324,6 +330,7 @@ int dp_move_start(dp_engine *engine, uint32_t number, uint32_t *ret_stall_us, ui
             dp_conn_close(engine, conn);
             continue;
         }
+        dp_limit_arrived(engine, conn);
         dp_timer_set(engine, conn, left != 0 ? left : engine->options.idle_ms);
         if (conn->in.len != 0)
             dp_ready_push(engine, conn);

@@ -28,6 +28,27 @@ static const dp_shared_section *section_of(const dp_shared_header *header, uint3
     return NULL;
 }
 
+/* What counts requests and connections of sources; without it each worker counts for itself. */
+static void open_limits(dp_shared *shared, const dp_shared_header *header, uint8_t *base,
+                        size_t len)
+{
+    const dp_shared_section *buckets = section_of(header, DP_SHARED_BUCKETS);
+    const dp_shared_section *sources = section_of(header, DP_SHARED_SOURCES);
+    const dp_shared_section *held = section_of(header, DP_SHARED_HELD);
+    if (buckets != NULL && section_fits(buckets, len, sizeof(dp_bucket)) &&
+        buckets->stride == sizeof(dp_bucket) && buckets->count >= DP_RATE_WAYS)
+        shared->buckets = (dp_buckets){.at = (void *)(base + buckets->offset),
+                                       .count = buckets->count / DP_RATE_WAYS * DP_RATE_WAYS};
+    if (sources == NULL || held == NULL || !section_fits(sources, len, sizeof(uint64_t)) ||
+        !section_fits(held, len, sizeof(uint32_t)) || sources->stride != sizeof(uint64_t) ||
+        sources->count % DP_SOURCE_WAYS != 0 || held->count != shared->seat_count ||
+        held->stride / sizeof(uint32_t) != sources->count + DP_SOURCE_HEAD)
+        return;
+    shared->sources.at = (void *)(base + sources->offset);
+    shared->sources.count = sources->count;
+    shared->held = base + held->offset;
+}
+
 int dp_shared_open(dp_shared *shared, void *base, size_t len)
 {
     *shared = (dp_shared){0};
@@ -62,6 +83,7 @@ int dp_shared_open(dp_shared *shared, void *base, size_t len)
     shared->counts = bytes + counts->offset;
     shared->seat_count = seats->count;
     shared->count_stride = counts->stride;
+    open_limits(shared, &header, bytes, len);
     return DP_OK;
 }
 
@@ -81,8 +103,17 @@ static uint32_t names_used(const dp_shared *shared)
     return used;
 }
 
+static _Atomic uint32_t *held_by(const dp_shared *shared, uint32_t seat)
+{
+    const size_t words = (size_t)shared->sources.count + DP_SOURCE_HEAD;
+    _Atomic uint32_t *row = (void *)(shared->held + seat * words * sizeof(uint32_t));
+    return row + DP_SOURCE_HEAD;
+}
+
 static void give_back(const dp_shared *shared, uint32_t seat)
 {
+    if (shared->sources.count != 0)
+        dp_source_clear(&shared->sources, held_by(shared, seat));
     dp_shared_count *row = row_of(shared, seat);
     uint32_t used = names_used(shared);
     for (uint32_t i = 0; i < used; i++) {
@@ -121,6 +152,8 @@ bool dp_shared_sit(dp_shared *shared, uint32_t pid)
             continue;
         atomic_store(&shared->seats[i].pid, pid);
         shared->seat = i + 1;
+        if (shared->sources.count != 0)
+            shared->sources.held = held_by(shared, i);
         (void)atomic_fetch_add(&shared->header->epoch, 1);
         return true;
     }
@@ -142,6 +175,7 @@ void dp_shared_leave(dp_shared *shared)
         return;
     atomic_store(&shared->seats[shared->seat - 1].state, DP_SEAT_DEAD);
     shared->seat = 0;
+    shared->sources.held = NULL;
     (void)dp_shared_sweep(shared);
 }
 

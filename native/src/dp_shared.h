@@ -13,8 +13,11 @@
  *   kind 3 seats      dp_shared_seat each: a process that counts here
  *   kind 4 counts     dp_shared_count[endpoints] each, at the same index as its seat: what that
  *                     process holds of each endpoint's counts
- *   kind 5 and up     free for others (rates, connections by source): a reader passes over kinds
- *                     that it does not know
+ *   kind 5 buckets    dp_bucket each: see dp_rate.h
+ *   kind 6 sources    one word each: see dp_source.h
+ *   kind 7 held       uint32[16 + sources] each, at the same index as its seat: what that process
+ *                     holds of each source's connections, behind a head (dp_source.h)
+ *   kind 8 and up     free for others: a reader passes over kinds that it does not know
  *
  * Rules. Who maps it checks magic, version, and that every section lies inside, once; counts and
  * strides are then its own copies, never read again from the mapping. Every field that changes is
@@ -37,6 +40,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "dp_rate.h"
+#include "dp_source.h"
+
 enum {
     DP_SHARED_MAGIC = 0x64707368, /* "dpsh" */
     DP_SHARED_VERSION = 1,
@@ -44,7 +50,15 @@ enum {
     DP_SHARED_KEY_MAX = 208 /* an upstream's name, an address, and a check's settings */
 };
 
-enum dp_shared_kind { DP_SHARED_NAMES = 1, DP_SHARED_ENDPOINTS, DP_SHARED_SEATS, DP_SHARED_COUNTS };
+enum dp_shared_kind {
+    DP_SHARED_NAMES = 1,
+    DP_SHARED_ENDPOINTS,
+    DP_SHARED_SEATS,
+    DP_SHARED_COUNTS,
+    DP_SHARED_BUCKETS, /* this and what follows may be missing */
+    DP_SHARED_SOURCES,
+    DP_SHARED_HELD
+};
 
 typedef struct dp_shared_section {
     uint32_t kind;
@@ -112,6 +126,9 @@ typedef struct dp_shared {
     uint32_t seat_count;
     uint32_t count_stride; /* of one seat's row */
     uint32_t seat;         /* ours, plus 1; 0: none */
+    dp_buckets buckets;    /* count 0: there are none */
+    dp_sources sources;    /* held is ours, where we have a seat */
+    uint8_t *held;         /* of all seats */
 } dp_shared;
 
 /* DP_OK, DP_EVERSION, or DP_EMALFORMED for what does not fit into len bytes. */

@@ -102,6 +102,11 @@ void dp_tcp_pump(dp_engine *engine, dp_conn *down)
 
 void dp_tcp_accepted(dp_engine *engine, dp_conn *down)
 {
+    uint32_t status = dp_limit_source(engine, down);
+    if (status != 0) {
+        dp_accept_turn_away(engine, down, status);
+        return;
+    }
     if (!dp_exchange_open(engine, down))
         return;
     down->state = DP_S_TUNNEL;

@@ -39,6 +39,8 @@ int dp_tunnel_begin(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len)
         return result;
     dp_buffer_free(engine, &down->exchange->sent);
     dp_exchange_switched(engine, down, head_len);
+    dp_limit_request_over(engine, down);
+    down->request_by = 0;
     engine->stats->answers_total[1]++;
     engine->stats->tunnels++;
     down->state = DP_S_TUNNEL;

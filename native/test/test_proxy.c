@@ -1,7 +1,8 @@
 /* The PROXY protocol's header, as haproxy's specification has it (2.1 and 2.2), for what a real
  * socket says of its two ends. */
-#include "dp_proxy.c"
+#include "dp_proxy_out.c"
 
+#include <stdio.h>
 #include <unistd.h>
 
 #include "support.h"
@@ -11,7 +12,7 @@ static char text[2 * DP_PROXY_MAX + 1];
 static const char *header_of(uint32_t version, const dp_conn *down)
 {
     uint8_t header[DP_PROXY_MAX];
-    const size_t len = dp_proxy_header(version, down, header);
+    const size_t len = dp_proxy_write(version, down, header);
 
     if (version == 1) {
         memcpy(text, header, len);

@@ -20,7 +20,7 @@ ALL_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW |
 # What a worker may hold beyond its standard three: no file, and nothing that could reach one.
 KINDS: Final = re.compile(
     r"socket:\[\d+\]|pipe:\[\d+\]|anon_inode:\[(eventpoll|eventfd|timerfd|pidfd)\]"
-    r"|/memfd:(stats|spec)-[\w.-]+ \(deleted\)"
+    r"|/memfd:(stats|spec|shared)-[\w.-]+ \(deleted\)"
 )
 
 needs_root = pytest.mark.skipif(

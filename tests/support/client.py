@@ -23,8 +23,12 @@ class Answer:
 class Client(Wire):
     """One connection to the proxy."""
 
-    def __init__(self, port: int, *, receive_buffer: int | None = None) -> None:
+    def __init__(
+        self, port: int, *, receive_buffer: int | None = None, source: str | None = None
+    ) -> None:
         sock = socket.socket()
+        if source is not None:
+            sock.bind((source, 0))
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.settimeout(SECONDS)

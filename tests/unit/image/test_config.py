@@ -12,7 +12,7 @@ import pytest
 from dataplane.image.config import app_names, app_schema, check_files, load_app
 from dataplane.model.errors import ConfigError
 from dataplane.model.names import AppName
-from dataplane.model.spec import AccessLogSpec, AppSpec, HeaderEdits
+from dataplane.model.spec import AccessLogSpec, AccessSpec, AppSpec, HeaderEdits, RateSpec
 
 BILLING: Final = AppName("billing")
 ENVIRONMENT: Final = {"PORT": "9001", "WORKERS": "3", "EMPTY": "", "BAD": "a\udc80", "NL": "a\nb"}
@@ -71,6 +71,51 @@ FINDINGS: Final[list[tuple[dict[str, str], list[str]]]] = [
     ({"more": "limits: {headers: 5, headers: 6}"}, ["6:22: key 'headers' is here twice"]),
     ({"more": "? [a, b]\n: 1"}, ["6:3: a key is a plain word"]),
     ({"more": "<<: {workers: 2}"}, ["6:1: unknown key '<<' in an app (merge keys"]),
+    # sockets
+    (
+        {"listeners": "listeners: [{name: a, bind: 'unix:run/a', protocol: http}]"},
+        ["3:29: 'unix:run/a' names no absolute path"],
+    ),
+    (
+        {"listeners": "listeners: [{name: a, bind: '[::1]:1', protocol: http, mode: 0660}]"},
+        ["3:56: mode is for unix: sockets, and [::1]:1 is none (remove it)"],
+    ),
+    (
+        {"listeners": "listeners: [{name: a, bind: 'unix:/a', protocol: http, mode: rw}]"},
+        ["3:62: 'rw' is not"],
+    ),
+    (
+        {"listeners": "listeners: [{name: a, bind: '[::1]:1', protocol: http, dual_stack: true}]"},
+        ["3:56: only [::] can take IPv4 as well"],
+    ),
+    (
+        {
+            "listeners": "listeners:\n- {name: a, bind: '[::]:1', protocol: http, dual_stack: true}"
+            "\n- {name: b, bind: '127.0.0.1:1', protocol: http}"
+        },
+        ["5:19: 127.0.0.1:1 and [::]:1 cannot both be bound (the other"],
+    ),
+    # access and rates
+    (
+        {"more": "access: {allow: [10.0.0.1/8, 10.0.0.0/33, web], deny: [1.2.3.4, 5]}"},
+        [
+            "6:18: '10.0.0.1/8' has bits behind its prefix (write 10.0.0.0/8)",
+            "6:30: '10.0.0.0/33': '33' is not a prefix length (a prefix of",
+            "6:43: 'web' is not a network (write 10.0.0.0/8)",
+            "6:65: '5': '5' is not an address (write 10",
+        ],
+    ),
+    ({"more": "rate: {requests: 10, per: client}"}, ["6:27: 'client' is not a key (write source"]),
+    ({"more": "rate: {requests: 10, per: {cookie: a}}"}, ["6:28: unknown key 'cookie'"]),
+    ({"more": "rate: {burst: 10}"}, ["6:15: a burst needs a rate"]),
+    (
+        {
+            "listeners": "listeners: [{name: a, bind: '[::]:1', protocol: tcp, upstream: api}]",
+            "routes": "",
+            "more": "rate: {requests: 1}\nlimits: {requests: 1}",
+        },
+        ["6:1: requests are counted on http", "7:10: requests are counted on http"],
+    ),
     # types
     ({"version": "version: 2"}, ["1:10: the version of this format is 1, not 2 (write 1)"]),
     ({"version": 'version: "1"'}, ["1:10: expected the version of this format, found '1' (rem"]),
@@ -324,12 +369,9 @@ NOT_YET: Final = [
     "listeners: [{name: a, core: web, protocol: http}]",
     "listeners: [{name: a, bind: '127.0.0.1:1', protocol: http, hosts: [a.example]}]",
     "listeners: [{name: a, bind: '127.0.0.1:1', protocol: http, default: true}]",
-    "listeners: [{name: a, bind: 'unix:/run/a.sock', protocol: http}]",
     "upstreams: {api: {tls: {}, endpoints: ['127.0.0.1:1']}}",
     "limits: {memory: 256MiB}",
     "limits: {cpu: 1.0}",
-    "access: {allow: [0.0.0.0/0]}",
-    "rate: {requests: 0}",
 ]
 
 
@@ -400,10 +442,12 @@ def test_a_finding_names_file_line_and_column_and_then_a_hint(tmp_path: Path) ->
 def test_defaults_are_written_out(tmp_path: Path) -> None:
     value: Any = json.loads(load(tmp_path, document()).to_json())
     assert value["timeouts"] == {
-        "header_ms": 10_000, "body_idle_ms": 30_000, "idle_ms": 60_000, "tunnel_idle_ms": 3_600_000
+        "header_ms": 10_000, "body_idle_ms": 30_000, "idle_ms": 60_000, "tunnel_idle_ms": 3_600_000,
+        "request_ms": 0, "send_ms": 30_000,
     }  # fmt: skip
     assert value["limits"] == {
-        "connections": 10_000, "header_bytes": 32_768, "headers": 100, "body_bytes": 0
+        "connections": 10_000, "header_bytes": 32_768, "headers": 100, "body_bytes": 0,
+        "connections_per_source": 0, "requests": 0,
     }  # fmt: skip
     assert (value["drain_deadline_ms"], value["ready_deadline_ms"]) == (30_000, 5_000)
     assert value["workers"] == 1
@@ -636,3 +680,29 @@ def test_trust_is_lowered_to_networks_in_one_form(tmp_path: Path) -> None:
     assert listener.trusted_proxies == ("10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32")
     (listener,) = load(tmp_path, document()).listeners
     assert (listener.proxy_protocol, listener.trusted_proxies) == (False, ())
+
+
+def test_access_rates_and_limits_become_their_spec(tmp_path: Path) -> None:
+    text = """
+access: {allow: [10.0.0.0/8, "::1", "::ffff:192.0.2.0/120"], deny: [10.0.0.9, 10.0.0.9/32]}
+rate: {requests: 100, per: {header: X-Api-Key}, burst: 200}
+timeouts: {request: 5s, send: 2s}
+limits: {connections_per_source: 20, requests: 30}
+"""
+    route = "{match: {path: /}, upstream: api, access: {deny: ['::/0']}, rate: {requests: 1}}"
+    spec = load(tmp_path, document(text, routes=f"routes: [{route}]"))
+    assert spec.access == AccessSpec(
+        allow=("10.0.0.0/8", "192.0.2.0/24", "::1/128"), deny=("10.0.0.9/32",)
+    )
+    assert spec.rate == RateSpec(requests=100, burst=200, header="x-api-key")
+    assert (spec.timeouts.request_ms, spec.timeouts.send_ms) == (5000, 2000)
+    assert (spec.limits.connections_per_source, spec.limits.requests) == (20, 30)
+    assert spec.routes[0].access == AccessSpec(allow=(), deny=("::/0",))
+    assert spec.routes[0].rate == RateSpec(requests=1, burst=0, header=None)
+
+
+def test_without_a_word_all_may_come_as_often_as_they_like(tmp_path: Path) -> None:
+    spec = load(tmp_path, document("access: {}\nrate: {requests: 0, per: source, burst: 0}"))
+    assert spec.access is None
+    assert spec.rate is None
+    assert spec == load(tmp_path, document())

@@ -99,7 +99,7 @@ def test_meaning(read: Callable[[Any], object], text: object, meaning: object) -
         (values.listen_address, "256.0.0.1:80", "is not an address"),
         (values.listen_address, "127.1:80", "is not an address"),
         (values.listen_address, "224.0.0.1:80", "nobody can listen"),
-        (values.listen_address, "unix:/run/x.sock", "not supported yet"),
+        (values.listen_address, "unix:run/x.sock", "no absolute path"),
         (values.endpoint_address, "127.0.0.1:0", "needs a port from 1"),
         (values.endpoint_address, "0.0.0.0:80", "use 127.0.0.1:80"),
         (values.endpoint_address, "db..internal:5432", "is not an address"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -118,3 +120,39 @@ def test_what_was_grown_for_a_generation_that_failed_is_closed(listeners: Listen
     listeners.release(green)
     assert [sock.fileno() >= 0 for _, sock in green.sockets] == [True, False, False]
     assert [sock.fileno() >= 0 for _, sock in blue.sockets] == [True]
+
+
+def test_a_unix_socket_is_kept_over_generations_and_all_slots_accept_from_it(
+    listeners: Listeners, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.sock"
+    blue = listeners.acquire(BILLING, spec(f"unix:{path}", workers=2))
+    inode = path.lstat().st_ino
+    assert address(blue) == f"unix:{path}"
+    assert [len(blue.to_slot(slot, 2)) for slot in range(2)] == [1, 1]
+    wider = spec(f"unix:{path}", workers=3)
+    opened = dataclasses.replace(wider.listeners[0], mode="0666")
+    green = listeners.acquire(BILLING, dataclasses.replace(wider, listeners=(opened,)))
+    assert stat.S_IMODE(path.lstat().st_mode) == 0o660  # until green is to serve
+    green.start()
+    assert stat.S_IMODE(path.lstat().st_mode) == 0o666
+    listeners.release(blue)
+    assert path.lstat().st_ino == inode
+    with pytest.raises(LaunchError, match="the app billing already does"):
+        listeners.acquire(SHOP, spec(f"unix:{path}"))
+    listeners.release(green)
+    assert not path.exists()
+
+
+def test_all_of_ipv6_takes_ipv4_only_where_it_is_asked_to(listeners: Listeners) -> None:
+    alone = spec("[::]:0")
+    both = dataclasses.replace(
+        alone, listeners=(dataclasses.replace(alone.listeners[0], name="b", dual_stack=True),)
+    )
+    for wanted, reached in ((alone, False), (both, True)):
+        lent = listeners.acquire(BILLING, dataclasses.replace(wanted, workers=2))
+        lent.start()
+        port = address(lent).rpartition(":")[2]
+        assert connects(f"127.0.0.1:{port}") is reached
+        with socket.socket(socket.AF_INET6) as client:
+            assert client.connect_ex(("::1", int(port))) == 0
