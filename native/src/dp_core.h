@@ -281,6 +281,7 @@ struct dp_conn {
     char client[46];     /* down: text of the client's address, behind trusted proxies */
     uint8_t client_len;
     bool trusted;          /* down: the peer is a trusted proxy */
+    uint16_t client_port;  /* down: as its PROXY header told; 0: not told */
     uint8_t address[16];   /* down: the peer's, or what its PROXY header told */
     dp_exchange *exchange; /* down: of a request or a tunnel; NULL between requests */
 };

@@ -20,6 +20,7 @@ static void introduce(dp_engine *engine, dp_conn *down, const dp_proxy_header *h
         memcpy(address, header->source, 16);
     }
     dp_client_set(engine, down, address);
+    down->client_port = header->source_port;
 }
 
 void dp_proxy_pump(dp_engine *engine, dp_conn *down)

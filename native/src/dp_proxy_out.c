@@ -41,6 +41,36 @@ static int take_address(const struct sockaddr_storage *from, uint8_t to[16], uin
     return AF_INET6;
 }
 
+/* IPv4 in its IPv6-mapped form. */
+static void map_v4(uint8_t address[16])
+{
+    uint8_t mapped[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    memcpy(mapped + 12, address, 4);
+    memcpy(address, mapped, 16);
+}
+
+/* Whom a trusted proxy named by a header of its own is the client, and not the proxy. */
+static void name_client(ends *found, const dp_conn *down)
+{
+    uint8_t peer[16];
+    memcpy(peer, found->source, sizeof(peer));
+    if (found->family == AF_INET)
+        map_v4(peer);
+    if (memcmp(peer, down->address, sizeof(peer)) == 0)
+        return;
+    found->source_port = down->client_port;
+    memcpy(found->source, down->address, 16);
+    struct in6_addr told;
+    memcpy(&told, down->address, sizeof(told));
+    if (found->family == AF_INET && IN6_IS_ADDR_V4MAPPED(&told)) {
+        memmove(found->source, found->source + 12, 4);
+        return;
+    }
+    if (found->family == AF_INET)
+        map_v4(found->destination);
+    found->family = AF_INET6;
+}
+
 static ends ends_of(const dp_conn *down)
 {
     ends found = {.family = AF_UNSPEC};
@@ -54,6 +84,8 @@ static ends ends_of(const dp_conn *down)
     int family = take_address(&source, found.source, &found.source_port);
     if (take_address(&destination, found.destination, &found.destination_port) == family)
         found.family = family;
+    if (found.family != AF_UNSPEC && down->client_len != 0)
+        name_client(&found, down);
     return found;
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import struct
 from collections.abc import Callable
@@ -55,6 +56,31 @@ def test_version_2_names_both_ends(proxy: START, upstream: SERVE) -> None:
         got = bytes.fromhex(client.get().body.decode())
     ends = socket.inet_aton(address) + socket.inet_aton("127.0.0.1")
     assert got == SIGNATURE + b"\x21\x11\0\x0c" + ends + struct.pack("!HH", port, running.port)
+
+
+@pytest.mark.parametrize(
+    ("told", "source"),
+    [
+        ("PROXY TCP4 192.0.2.1 198.51.100.2 1234 80\r\n", "TCP4 192.0.2.1 127.0.0.1 1234"),
+        ("PROXY TCP6 2001:db8::1 2001:db8::2 1234 80\r\n",
+         "TCP6 2001:db8::1 ::ffff:127.0.0.1 1234"),
+    ],
+)  # fmt: skip
+def test_whom_a_trusted_proxy_names_is_named_to_the_upstream(
+    told: str, source: str, proxy: START, upstream: SERVE
+) -> None:
+    spec = app_of(upstream(reads_v1).port, proxy_protocol="v1")
+    listeners = tuple(
+        dataclasses.replace(one, proxy_protocol=True, trusted_proxies=("127.0.0.0/8",))
+        if one.protocol == "http"
+        else one
+        for one in spec.listeners
+    )
+    running = proxy(spec=dataclasses.replace(spec, listeners=listeners))
+    with running.client() as client:
+        client.send(told.encode())
+        for _ in range(2):
+            assert client.get().body.decode() == f"PROXY {source} {running.port}\r\n"
 
 
 def test_no_connection_is_shared_by_two_clients(proxy: START, upstream: SERVE) -> None:
