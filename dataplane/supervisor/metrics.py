@@ -55,7 +55,7 @@ _OF_STATS: Final[tuple[tuple[_Figure, Callable[[Stats], float]], ...]] = (
     ),
     (
         _Figure(name="connections_refused_total", kind="counter",
-                text="Client connections turned away at a limit."),
+                text="Connections beyond a limit of the app or of a source."),
         lambda stats: stats.refused_total,
     ),
     (

@@ -174,7 +174,7 @@ def test_rates_and_connections_count_once_over_workers_and_a_swap(plane: Datapla
     assert [wire.get("/").status for wire in others] == [200, 200]
     with wire_from(plane, "127.0.0.3") as more:
         assert more.answer().status == 503  # of the app
-    assert plane.metric("dataplane_refused_total") == 2
+    assert plane.metric("dataplane_connections_refused_total") == 2
     for wire in (*wires, *others):
         wire.close()
 
