@@ -34,7 +34,7 @@ routes:
 upstreams:
   api: {endpoints: [127.0.0.1:99999]}
 colour: red
-access: {allow: []}
+limits: {cpu: 1.0}
 """
 # Each finding: where, and a word of it.
 FINDINGS: Final = (
@@ -43,7 +43,7 @@ FINDINGS: Final = (
     ("10:5", "twice"),
     ("12:21", "'99999'"),
     ("13:1", "unknown key 'colour'"),
-    ("14:1", "not supported yet"),
+    ("14:10", "not supported yet"),
 )
 
 
