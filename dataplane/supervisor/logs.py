@@ -15,7 +15,6 @@ import fcntl
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -37,7 +36,7 @@ from dataplane.model.spec import AccessLogSpec
 from dataplane.supervisor.events import Events
 from dataplane.system.clock import Clock
 from dataplane.system.fds import close_fds, send_with_fds
-from dataplane.system.process import NULL, Child, spawn
+from dataplane.system.process import NULL, Child, bare_python, spawn
 from dataplane.system.sockets import packet_pair
 
 # What a writer that is being replaced, or a disk that hangs for a moment, may be behind.
@@ -50,12 +49,8 @@ ENVIRONMENT: Final = {"LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
 def writer_command(folder: Path, channel_fd: int) -> Sequence[str]:
     """The program that becomes the log writer: the host's interpreter and this package, alone."""
     installed = Path(dataplane.__file__).parents[1]
-    start = (
-        f"import sys; sys.path.insert(0, {str(installed)!r}); "
-        "from dataplane.supervisor.log_writer import main; main()"
-    )
-    python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
-    return (python, "-I", "-S", "-B", "-c", start, str(folder), str(channel_fd))
+    words = (str(folder), str(channel_fd))
+    return bare_python(installed, "dataplane.supervisor.log_writer", *words)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True, eq=False)

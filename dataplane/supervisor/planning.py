@@ -213,11 +213,9 @@ class Planning:
             step = await self._gathered(step, serving.image, wish)
         except DataplaneError as error:
             return dataclasses.replace(step, action="broken", after=None, error=str(error))
-        return (
-            step
-            if step.identity == serving.identity
-            else dataclasses.replace(step, action="replace")
-        )
+        if step.identity == serving.identity:
+            return step
+        return dataclasses.replace(step, action="replace")
 
     async def _gathered(self, step: Step, image: Image, wish: Wish) -> Step:
         """The step with what a generation of the image would start with. Raises `LaunchError`."""

@@ -12,7 +12,6 @@ import dataclasses
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -30,7 +29,7 @@ from dataplane.system.clock import Clock
 from dataplane.system.fds import close_fds
 from dataplane.system.mapped import MappedFiles
 from dataplane.system.once import one_shot
-from dataplane.system.process import NULL, Child, reap, spawn
+from dataplane.system.process import NULL, Child, bare_python, reap, spawn
 from dataplane.system.sockets import bind_packet_socket, packet_pair
 
 HELLO_SECONDS: Final = 10.0
@@ -41,12 +40,7 @@ ENVIRONMENT: Final = {"LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
 
 def zygote_command(tree: Path, channel_fd: int) -> Sequence[str]:
     """The program that becomes a zygote: the host's interpreter with the image's code, alone."""
-    start = (
-        f"import sys; sys.path.insert(0, {str(tree)!r}); "
-        "from dataplane.worker.zygote import main; main()"
-    )
-    python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
-    return (python, "-I", "-S", "-B", "-c", start, str(tree), str(channel_fd))
+    return bare_python(tree, "dataplane.worker.zygote", str(tree), str(channel_fd))
 
 
 @dataclasses.dataclass(slots=True, kw_only=True, eq=False)

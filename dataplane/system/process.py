@@ -85,6 +85,15 @@ class Finished:
     errors: bytes
 
 
+def bare_python(root: Path, module: str, *words: str) -> tuple[str, ...]:
+    """The command that runs `main` of a module below `root`, and loads nothing else of the host's
+    but its interpreter and standard library. `words` are its arguments.
+    """
+    start = f"import sys; sys.path.insert(0, {str(root)!r}); from {module} import main; main()"
+    python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+    return (python, "-I", "-S", "-B", "-c", start, *words)
+
+
 def spawn(
     argv: Sequence[str],
     *,
