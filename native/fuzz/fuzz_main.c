@@ -268,6 +268,9 @@ static double now(void)
     return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
+/* What is still found at the end of a long run tells whether a longer one is worth it. */
+static const double LAST_SECONDS = 300.0;
+
 int main(int argc, char **argv)
 {
     uint8_t bytes[INPUT_MAX];
@@ -304,8 +307,11 @@ int main(int argc, char **argv)
         run(inputs[i].bytes, inputs[i].len);
     }
     const size_t reached_by_seeds = reached_count;
-    double last_new = now();
+    size_t reached_before_end = reached_count;
     while (now() - begin < seconds) {
+        if (now() - begin < seconds - LAST_SECONDS) {
+            reached_before_end = reached_count;
+        }
         alarm(HANG_SECONDS);
         for (unsigned i = 0; i < TURN; i++, executions++) {
             const struct input *const seed_input = &inputs[below(input_count)];
@@ -314,15 +320,14 @@ int main(int argc, char **argv)
             run(bytes, len);
             if (reached_more) {
                 keep_input(bytes, len);
-                last_new = now();
             }
         }
     }
     alarm(0);
     printf("%-16s %" PRIu64 " executions in %.0f s, %zu edges by %zu seeds, %zu now, "
-           "last new one %.0f s ago, seed %#" PRIx64 "\n",
+           "%zu of them new in the last %.0f s, seed %#" PRIx64 "\n",
            name, executions, now() - begin, reached_by_seeds, seeds, reached_count,
-           now() - last_new, seed);
+           reached_count - reached_before_end, LAST_SECONDS, seed);
     for (size_t i = 0; i < input_count; i++) {
         free(inputs[i].bytes);
     }
