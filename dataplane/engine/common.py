@@ -11,6 +11,7 @@ No other thread may run in either process.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,10 @@ from dataplane.system.memfd import new_memfd, seal_memfd
 # lies in the small ones; more is address space that was reserved.
 SMALLEST: Final = 128 * 1024
 LARGEST: Final = 16 * 1024 * 1024
+
+# Bytes: obmalloc gives what is larger to the C library, which looks for it in larger steps.
+_LARGEST_OBJECT: Final = 512
+_LARGEST_CHUNK: Final = 2048
 
 PAGEMAP: Final = "/proc/self/pagemap"
 _FIELDS_BEFORE_PATH: Final = 5
@@ -67,6 +72,20 @@ class CommonMemory:
         if result != lib.DP_OK:
             raise OSError(ffi.errno, os.strerror(ffi.errno))
         return int(self._given[0])
+
+
+def fill_gaps() -> None:
+    """Takes for good what free room there is between this process's objects, Python's and C's.
+
+    Whoever is forked from it makes its own objects side by side in new pages, instead of one here
+    and one there in pages that it would otherwise share.
+    """
+    for allocate, largest in (
+        (ctypes.pythonapi.PyObject_Malloc, _LARGEST_OBJECT),
+        (ctypes.pythonapi.PyMem_RawMalloc, _LARGEST_CHUNK),
+    ):
+        address = ctypes.cast(allocate, ctypes.c_void_p).value
+        lib.dp_memory_fill(ffi.cast("void *(*)(size_t)", address), largest)
 
 
 def open_pagemap() -> int:

@@ -29,6 +29,14 @@ def madvise(address: int, length: int, advice: int) -> int:
     return _checked(_function("madvise"), address, (length, advice))
 
 
+def mallopt(option: int, value: int) -> bool:
+    """mallopt(3). False: the C library has none, or refuses."""
+    try:
+        return bool(_function("mallopt")(option, value, *(0,) * (_ARGUMENTS - 1)))
+    except AttributeError:
+        return False
+
+
 def _checked(function: Callable[..., Any], first: int, rest: tuple[int, ...]) -> int:
     result: int = function(first, *rest, *(0,) * (_ARGUMENTS - len(rest)))
     if result == -1:

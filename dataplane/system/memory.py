@@ -6,9 +6,11 @@ import ctypes
 import mmap
 from typing import Final
 
-from dataplane.system.libc import madvise
+from dataplane.system.libc import madvise, mallopt
 
 _MADV_DONTNEED: Final = 4
+_M_MMAP_THRESHOLD: Final = -3
+_OWN_MAPPING: Final = 128 * 1024  # bytes: what the C library begins with
 
 
 def give_back_empty_pages(held: object) -> int:
@@ -33,3 +35,12 @@ def give_back_empty_pages(held: object) -> int:
             given += last - first
         at = content.find(empty, used)
     return given
+
+
+def keep_large_apart() -> None:
+    """What is large gets a mapping of its own, always, whose pages cost nothing until their use.
+
+    By itself the C library would learn from the first of them that is freed to take the next from
+    its heap, and write zeros to where it was used before.
+    """
+    mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING)

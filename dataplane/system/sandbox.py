@@ -30,7 +30,7 @@ from dataplane.system.bpf import (
 )
 from dataplane.system.libc import prctl, syscall
 
-_PR_GET_DUMPABLE: Final = 3
+PR_GET_DUMPABLE: Final = 3
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_GET_NO_NEW_PRIVS: Final = 39
@@ -60,7 +60,10 @@ class Layer:
 
 
 class Sandbox:
-    """Applies the layers to the process that calls it. Made once, before any fork."""
+    """Applies the layers to the process that calls it. Made once, before any fork.
+
+    Whatever it does to the process goes through `_prctl`, `_call` and `_limit`.
+    """
 
     def __init__(self) -> None:
         self._buffer = bytearray(_CODE_AT + 8 * 4096)  # BPF_MAXINSNS
@@ -74,21 +77,21 @@ class Sandbox:
 
     def hide_io_uring(self) -> Layer:
         """From now on this kernel has no io_uring (ENOSYS), for children neither."""
-        prctl(_PR_SET_NO_NEW_PRIVS, 1)  # a filter needs it, unless one has CAP_SYS_ADMIN
+        self._prctl(_PR_SET_NO_NEW_PRIVS, 1)  # a filter needs it, unless one has CAP_SYS_ADMIN
         if self._machine is None:
             return _off("io_uring", f"no call numbers for {os.uname().machine}")
         return self._install("io_uring", self._hiding)
 
     def no_new_privileges(self) -> Layer:
         """No exec can give rights that are not here now. Cannot be taken back."""
-        prctl(_PR_SET_NO_NEW_PRIVS, 1)
-        on = prctl(_PR_GET_NO_NEW_PRIVS) == 1
+        self._prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        on = self._prctl(_PR_GET_NO_NEW_PRIVS) == 1
         return Layer(name="no_new_privs", on=on, reason=None if on else "the kernel refused")
 
     def undump(self) -> Layer:
         """No core file, and no other process of this user may look into this one's memory."""
-        prctl(_PR_SET_DUMPABLE, 0)
-        on = prctl(_PR_GET_DUMPABLE) == 0
+        self._prctl(_PR_SET_DUMPABLE, 0)
+        on = self._prctl(PR_GET_DUMPABLE) == 0
         return Layer(name="undumpable", on=on, reason=None if on else "the kernel refused")
 
     def landlock(self, connect_ports: Iterable[int]) -> tuple[int, Layer]:
@@ -100,7 +103,7 @@ class Sandbox:
         if self._machine is None:
             return 0, _off("landlock", f"no call numbers for {os.uname().machine}")
         try:
-            abi = syscall(
+            abi = self._call(
                 self._machine.calls["landlock_create_ruleset"], 0, 0, _LANDLOCK_CREATE_VERSION
             )
         except OSError as error:
@@ -127,6 +130,23 @@ class Sandbox:
             return _off("seccomp", f"no call numbers for {os.uname().machine}")
         return self._install("seccomp", for_process(self._allowing[unix], own_pid))
 
+    def limit_resources(self, descriptors: int) -> None:
+        """No core file, and at most this many descriptors, or what the user may have if less."""
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard != resource.RLIM_INFINITY:
+            descriptors = min(descriptors, hard)
+        self._limit(resource.RLIMIT_CORE, 0)
+        self._limit(resource.RLIMIT_NOFILE, descriptors)
+
+    def _prctl(self, option: int, value: int = 0) -> int:
+        return prctl(option, value)
+
+    def _call(self, number: int, *arguments: int) -> int:
+        return syscall(number, *arguments)
+
+    def _limit(self, kind: int, value: int) -> None:
+        resource.setrlimit(kind, (value, value))
+
     def _restrict(self, machine: Machine, abi: int, connect_ports: list[int]) -> None:
         files = _LANDLOCK_FILES.get(abi, _LANDLOCK_FILES_ALL)
         attributes = struct.pack(
@@ -136,13 +156,15 @@ class Sandbox:
             _LANDLOCK_SCOPES if abi >= 6 else 0,
         )
         size = 24 if abi >= 6 else 16 if abi >= 4 else 8
-        ruleset = syscall(machine.calls["landlock_create_ruleset"], self._give(attributes), size, 0)
+        ruleset = self._call(
+            machine.calls["landlock_create_ruleset"], self._give(attributes), size, 0
+        )
         try:
             for port in connect_ports if abi >= 4 else ():
                 rule = self._give(struct.pack("<QQ", _LANDLOCK_CONNECT, port))
                 number = machine.calls["landlock_add_rule"]
-                syscall(number, ruleset, _LANDLOCK_RULE_NET_PORT, rule, 0)
-            syscall(machine.calls["landlock_restrict_self"], ruleset, 0)
+                self._call(number, ruleset, _LANDLOCK_RULE_NET_PORT, rule, 0)
+            self._call(machine.calls["landlock_restrict_self"], ruleset, 0)
         finally:
             os.close(ruleset)
 
@@ -153,7 +175,7 @@ class Sandbox:
             struct.pack(SeccompLayout.PROGRAM, length, self._given + _CODE_AT), program
         )
         try:
-            syscall(
+            self._call(
                 self._machine.calls["seccomp"],
                 _SECCOMP_SET_MODE_FILTER,
                 _SECCOMP_FILTER_FLAG_TSYNC,
@@ -168,15 +190,6 @@ class Sandbox:
         self._buffer[: len(structure)] = structure
         self._buffer[_CODE_AT : _CODE_AT + len(program)] = program
         return self._given
-
-
-def limit_resources(descriptors: int) -> None:
-    """No core file, and at most this many descriptors (what the user may have, if that is less)."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY:
-        descriptors = min(descriptors, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
 
 
 def _off(name: str, reason: str) -> Layer:

@@ -7,9 +7,7 @@ status; when its channel ends it ends too, and they live on.
 
 from __future__ import annotations
 
-import dataclasses
 import encodings.idna  # noqa: F401 - asked for by name at a first connect, when no file can be read
-import gc
 import os
 import select
 import signal
@@ -23,28 +21,15 @@ import dataplane
 from dataplane.control import messages
 from dataplane.control.channel import BlockingChannel, Envelope
 from dataplane.engine.common import CommonMemory
-from dataplane.engine.engine import ABI, Engine
+from dataplane.engine.engine import ABI
 from dataplane.model.errors import ControlError
-from dataplane.model.spec import (
-    AppSpec,
-    EndpointSpec,
-    HeaderEdits,
-    LimitsSpec,
-    ListenerSpec,
-    MatchSpec,
-    RedirectSpec,
-    RespondSpec,
-    RouteSpec,
-    TimeoutsSpec,
-    UpstreamSpec,
-)
 from dataplane.system.fds import close_all_but, close_fds
 from dataplane.system.mapped import MappedFiles
-from dataplane.system.memory import give_back_empty_pages
 from dataplane.system.process import set_name
 from dataplane.system.sandbox import Layer, Sandbox
 from dataplane.worker import main as worker
 from dataplane.worker.birth import Birth, birth
+from dataplane.worker.rehearsal import rehearse
 
 STANDARD_FDS: Final = (0, 1, 2)
 # What a terminal, a service manager or a person may send to a whole group. Supervisors end workers
@@ -64,7 +49,7 @@ def main(tree: str, channel_fd: int) -> NoReturn:
     sandbox = Sandbox()
     # Here, for all workers: their event loops would open a ring, which evades every later filter.
     layers = (sandbox.hide_io_uring(),)
-    _warm_up()
+    rehearse()
     try:
         zygote = _Zygote(channel, sandbox, layers)
         zygote.share_memory()
@@ -160,54 +145,3 @@ def _live(
         traceback.print_exc()
     finally:
         os._exit(status)
-
-
-def _warm_up() -> None:
-    """Does once what every worker would do: its results are shared by all of them."""
-    messages.learn_messages()
-    give_back_empty_pages(_SAMPLE)
-    with Engine(AppSpec.from_json(_SAMPLE.to_json()), stats=None, seed=(0, 0), tick_ms=0):
-        pass
-    # For good, in workers too: the collector writes to what it looks at, and may pause for longer
-    # than a turn. A worker makes a few objects for each message, and none for traffic.
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-
-
-# A spec with one of everything: what a worker builds, rehearsed.
-_MATCH: Final = MatchSpec(host="a", path="/", methods=("GET",), headers=(("b", "c"),))
-_EDITS: Final = HeaderEdits(set=(("d", "e"),), remove=("f",))
-_ROUTE: Final = RouteSpec(
-    match=_MATCH,
-    upstream="u",
-    redirect=None,
-    respond=None,
-    request_timeout_ms=1,
-    request_headers=_EDITS,
-    response_headers=_EDITS,
-)
-_SAMPLE: Final = AppSpec(
-    version=1,
-    app="sample",
-    listeners=(ListenerSpec(name="l", bind="127.0.0.1:0", protocol="http", upstream=None),),
-    routes=(
-        _ROUTE,
-        dataclasses.replace(_ROUTE, upstream=None, respond=RespondSpec(status=200, body="g")),
-        dataclasses.replace(_ROUTE, upstream=None, redirect=RedirectSpec(to="/h", status=308)),
-    ),
-    upstreams=(
-        UpstreamSpec(
-            name="u",
-            balance="round_robin",
-            endpoints=(EndpointSpec(address="127.0.0.1", port=1),),
-            connect_timeout_ms=1,
-            keepalive=1,
-        ),
-    ),
-    timeouts=TimeoutsSpec(header_ms=1, body_idle_ms=1, idle_ms=1, tunnel_idle_ms=1),
-    limits=LimitsSpec(connections=1, header_bytes=8192, headers=10, body_bytes=0),
-    drain_deadline_ms=1,
-    ready_deadline_ms=1,
-    workers=1,
-)

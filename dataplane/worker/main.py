@@ -30,7 +30,7 @@ from dataplane.system.memfd import read_sealed
 from dataplane.system.memory import give_back_empty_pages
 from dataplane.system.once import read_one_shot
 from dataplane.system.process import set_name
-from dataplane.system.sandbox import Layer, Sandbox, limit_resources
+from dataplane.system.sandbox import Layer, Sandbox
 from dataplane.worker.birth import Birth
 from dataplane.worker.faults import Faults
 from dataplane.worker.first_look import compare_upstreams
@@ -54,65 +54,94 @@ def live(
     What is made here is not closed: the process ends with it, and the kernel clears it away.
     """
     set_name(process_name(birth.fork.app, birth.fork.generation, birth.fork.slot))
-    sock = socket.socket(fileno=birth.channel_fd)
-    loop = uvloop.new_event_loop()
-    give_back_empty_pages(loop)  # 256 KB for connections, which the engine has instead
-    failures: list[BaseException] = []
+    return Life(birth, sandbox, layers, common).run()
 
-    def fail(error: BaseException) -> None:
-        failures.append(error)
-        loop.stop()
 
-    def callback_failed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        fail(context.get("exception") or ControlError(str(context.get("message"))))
+class Life:
+    """A worker from its event loop to its last word. Mutable: the engine, once it is built."""
 
-    loop.set_exception_handler(callback_failed)
-    # In the running loop: as it begins to run it makes descriptors, which the seal forbids.
-    loop.call_soon(_boot, birth, sandbox, list(layers), common, sock, loop, fail)
-    loop.run_forever()
-    if not failures:
-        return ENDED
-    if not isinstance(failures[0], DataplaneError | SpecError | InputsError):
-        traceback.print_exception(failures[0])
-    _send(sock, Failed(error=_text(failures[0])))
-    return FAILED
+    def __init__(
+        self,
+        birth: Birth,
+        sandbox: Sandbox,
+        layers: tuple[Layer, ...],
+        common: CommonMemory | None,
+    ) -> None:
+        self._birth = birth
+        self._sandbox = sandbox
+        self._layers = list(layers)
+        self._common = common
+        self._sock = socket.socket(fileno=birth.channel_fd)
+        self._control = socket.socket(fileno=birth.control_fd)
+        self._engine: Engine | None = None
+        self._failures: list[BaseException] = []
+        self._loop = uvloop.new_event_loop()
+        give_back_empty_pages(self._loop)  # 256 KB for connections, which the engine has instead
+
+    def run(self) -> int:
+        """Returns the exit status, with the reason told to the supervisor."""
+        self._loop.set_exception_handler(self._callback_failed)
+        # In the running loop: as it begins to run it makes descriptors, which the seal forbids.
+        self._loop.call_soon(self._boot)
+        self._loop.run_forever()
+        if not self._failures:
+            return ENDED
+        error = self._failures[0]
+        if not isinstance(error, DataplaneError | SpecError | InputsError):
+            traceback.print_exception(error)
+        _send(self._sock, Failed(error=_text(error)))
+        return FAILED
+
+    def close(self) -> None:
+        """Frees it all, for a process that goes on."""
+        if self._engine is None:
+            self._close_pages()
+        else:
+            self._engine.close()
+        for sock in (self._sock, self._control):
+            sock.close()
+        self._loop.close()
+
+    def _close_pages(self) -> None:
+        """The engine has its own mappings of them."""
+        stats, shared = self._birth.stats_fd, self._birth.shared_fd
+        close_fds((stats,) if shared is None else (stats, shared))
+
+    def _fail(self, error: BaseException) -> None:
+        self._failures.append(error)
+        self._loop.stop()
+
+    def _callback_failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self._fail(context.get("exception") or ControlError(str(context.get("message"))))
+
+    def _boot(self) -> None:
+        birth = self._birth
+        give_back = _giving_back(self._common)
+        self._control.setblocking(False)
+        self._control.listen(CONTROL_BACKLOG)  # by ourselves: a peer is told who called it
+        faults = Faults(birth.fork.faults)
+        # What is served, with secrets in it; the sealed one names them only.
+        spec = filled(AppSpec.from_json(read_sealed(birth.spec_fd)), _inputs(birth))
+        engine = self._engine = _engine(birth, spec)
+        # The sealed spec stays open, unused: it shows to who looks what this worker was given.
+        self._close_pages()
+        probe = Probe(spec)
+        seal = seal_process(spec, birth.fork.seal, self._sandbox, self._layers)
+        probe.run(engine)
+        if spec.upstreams_on_rollout == "regress":
+            compare_upstreams(spec, engine)
+        faults.before_ready()
+        born_ms = (time.monotonic() - birth.born) * 1000
+        _send(self._sock, Ready(pid=os.getpid(), seal=seal, born_ms=born_ms))
+        faults.after_ready()
+        worker = Worker(birth.fork, engine, faults, give_back, self._loop, self._fail)
+        worker.start(self._sock, self._control)
 
 
 def process_name(app: str, generation: int, slot: int) -> str:
     """What ps shows. The app's name is cut where it does not fit, generation and slot never."""
     tail = f"/{generation}.{slot}"
     return f"dp:{app[: max(0, _NAME_BYTES - len('dp:') - len(tail))]}{tail}"
-
-
-def _boot(
-    birth: Birth,
-    sandbox: Sandbox,
-    layers: list[Layer],
-    common: CommonMemory | None,
-    sock: socket.socket,
-    loop: asyncio.AbstractEventLoop,
-    fail: Callable[[BaseException], None],
-) -> None:
-    give_back = _giving_back(common)
-    control = socket.socket(fileno=birth.control_fd)
-    control.setblocking(False)
-    control.listen(CONTROL_BACKLOG)  # by ourselves: a peer is told who called it
-    faults = Faults(birth.fork.faults)
-    # What is served, with secrets in it; the sealed one names them only.
-    spec = filled(AppSpec.from_json(read_sealed(birth.spec_fd)), _inputs(birth))
-    engine = _engine(birth, spec)
-    # The sealed spec stays open, unused: it shows to whoever may look what this worker was given.
-    close_fds((birth.stats_fd,) if birth.shared_fd is None else (birth.stats_fd, birth.shared_fd))
-    probe = Probe(spec)
-    seal = seal_process(spec, birth.fork.seal, sandbox, layers)
-    probe.run(engine)
-    if spec.upstreams_on_rollout == "regress":
-        compare_upstreams(spec, engine)
-    faults.before_ready()
-    born_ms = (time.monotonic() - birth.born) * 1000
-    _send(sock, Ready(pid=os.getpid(), seal=seal, born_ms=born_ms))
-    faults.after_ready()
-    Worker(birth.fork, engine, faults, give_back, loop, fail).start(sock, control)
 
 
 def _giving_back(common: CommonMemory | None) -> Callable[[], None]:
@@ -160,7 +189,7 @@ def seal_process(
 
     `left_out` names layers that a test wants off.
     """
-    limit_resources(descriptors_needed(spec))
+    sandbox.limit_resources(descriptors_needed(spec))
     endpoints = [endpoint for upstream in spec.upstreams for endpoint in upstream.endpoints]
     unix = any(not endpoint.port for endpoint in endpoints)
     undumpable, no_new_privileges = sandbox.undump(), sandbox.no_new_privileges()

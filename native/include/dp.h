@@ -502,6 +502,9 @@ int dp_memory_map(int fd, size_t len, const uint8_t **ret_base);
  * (proc_pid_pagemap(5)). No other thread may run. DP_ESYSTEM; *ret_given: bytes. */
 int dp_memory_give_back(const dp_memory_area *areas, uint32_t count, const uint8_t *base,
                         int pagemap, uint64_t *ret_given);
+/* Takes for good what free room an allocator has between what it gave before, for blocks of up to
+ * largest bytes, a multiple of 16. At most 1 MiB a size. */
+void dp_memory_fill(void *(*allocate)(size_t), size_t largest);
 /* cdef: end */
 
 #if defined(__GNUC__)

@@ -11,7 +11,8 @@
 #define PAGE_PRESENT (UINT64_C(1) << 63)
 #define PAGE_OF_FILE (UINT64_C(1) << 61)
 
-enum { ENTRIES = 256 }; /* read at a time: what is on the stack is written to, too */
+enum { SIZE_STEP = 16 }; /* between two sizes that obmalloc and the C library tell apart */
+enum { ENTRIES = 256 };  /* read at a time: what is on the stack is written to, too */
 
 static void *address(uint64_t number)
 {
@@ -118,4 +119,31 @@ int dp_memory_give_back(const dp_memory_area *areas, uint32_t count, const uint8
         }
     }
     return DP_OK;
+}
+
+/* What an allocator gives lies side by side where it begins on new room, and apart where it fills
+ * gaps: so many bytes in a row are new room. */
+enum { NEW_ROOM = 4096, GAPS_MAX = 1 << 20 };
+
+static void fill_size(void *(*allocate)(size_t), size_t size)
+{
+    uint64_t last = 0;
+    uint64_t distance = 0;
+    size_t row = 0;
+
+    for (size_t taken = 0; taken < GAPS_MAX && row < NEW_ROOM; taken += size) {
+        uint64_t at = (uint64_t)(uintptr_t)allocate(size);
+        if (at == 0)
+            return;
+        row = at - last == distance ? row + size : 0;
+        distance = at - last;
+        last = at;
+    }
+}
+
+void dp_memory_fill(void *(*allocate)(size_t), size_t largest)
+{
+    /* Large ones first: what is left of a gap is one for smaller ones. */
+    for (size_t size = largest; size > 0; size -= SIZE_STEP)
+        fill_size(allocate, size);
 }

@@ -140,3 +140,25 @@ def test_only_private_memory_of_some_size_is_moved(
     maps = tmp_path / "maps"
     maps.write_text(line + "\n")
     assert bool(_areas(maps)) is is_taken
+
+
+def test_once_gaps_are_filled_new_objects_lie_side_by_side() -> None:
+    told = run(
+        """
+from dataplane.engine.common import fill_gaps
+
+class Sized:
+    __slots__ = ("a", "b", "c")
+
+def pages(objects):
+    return len({id(one) // 4096 for one in objects})
+
+many = [Sized() for _ in range(50_000)]
+del many[::36]  # a gap or two in each of its pages
+gaps = [Sized() for _ in range(500)]
+fill_gaps()
+print(pages(gaps), pages([Sized() for _ in range(500)]))
+"""
+    )
+    among_gaps, side_by_side = map(int, told.split())
+    assert side_by_side * 5 < among_gaps
