@@ -12,6 +12,7 @@
 #include "dp_acl.h"
 #include "dp_http1.h"
 #include "dp_live.h"
+#include "dp_tables.h"
 
 #define DP_ARRAY_LEN(array) (sizeof(array) / sizeof((array)[0]))
 #define DP_CHECK(condition) ((condition) ? (void)0 : dp_fail(__FILE__, __LINE__, #condition))
@@ -26,11 +27,6 @@ enum {
 };
 
 enum {
-    DP_NAME_MAX = 63,        /* names of listeners and upstreams: a label's length */
-    DP_UPSTREAMS_MAX = 1024, /* more upstreams in one app are several apps */
-    DP_LISTENERS_MAX = 64,
-    DP_ROUTES_MAX = 4096,
-    DP_TRUSTED_MAX = 256,     /* networks of one listener */
     DP_ATTACHED_MAX = 256,    /* listening sockets lent to one process */
     DP_READ_MAX = 256 * 1024, /* one read of a body; also the most that waits for a slow peer */
     DP_READ_MIN = 16 * 1024,
@@ -50,92 +46,6 @@ enum {
     DP_SPLICE_SHIFT = 3,        /* so many times the read size doubled: bulk, of no known length */
     DP_WATCH_LATE_MS = 1000     /* a client that goes unseen is noticed after so long */
 };
-
-/* --- tables: in one mapping that dp_engine_seal makes read-only ------------------------------ */
-
-typedef struct dp_arena {
-    uint8_t *base;
-    size_t size; /* reserved address space */
-    size_t used;
-} dp_arena;
-
-void *dp_arena_take(dp_arena *arena, size_t size); /* zeroed, 16-aligned; NULL: full */
-char *dp_arena_text(dp_arena *arena, const char *text, size_t len);
-
-typedef struct dp_text {
-    const char *data;
-    uint32_t len;
-} dp_text;
-
-typedef struct dp_rate_rule {
-    dp_rate rate;
-    uint64_t scope;
-    dp_text header; /* empty: by source */
-} dp_rate_rule;
-
-typedef struct dp_edit {
-    const struct dp_edit *next;
-    dp_text name; /* lower case */
-    dp_text line; /* "name: value\r\n" of a set; empty for a remove */
-} dp_edit;
-
-typedef struct dp_header_match {
-    const struct dp_header_match *next;
-    dp_text name;
-    dp_text value;
-} dp_header_match;
-
-typedef struct dp_route {
-    dp_text host; /* without the "*" of a wildcard, whose first byte is then '.' */
-    dp_text path;
-    dp_text location;
-    dp_text body;
-    const dp_header_match *headers;
-    const dp_edit *request_edits;
-    const dp_edit *response_edits;
-    const dp_acl *access;      /* NULL: as the app's */
-    const dp_rate_rule *rate;  /* NULL: none beside the app's */
-    const dp_retries *retries; /* NULL: only what was certainly not executed is sent again */
-    uint32_t methods;
-    int32_t upstream;
-    uint32_t request_timeout_ms;
-    uint32_t status;
-    uint32_t order;
-    uint8_t any_host;
-    uint8_t wildcard_host;
-    uint8_t any_path;
-    uint8_t prefix_path;
-} dp_route;
-
-typedef struct dp_network {
-    uint8_t address[16]; /* IPv4 in its IPv6-mapped form */
-    uint8_t bits;
-} dp_network;
-
-typedef struct dp_listener {
-    char name[DP_NAME_MAX + 1];
-    int protocol;
-    int upstream; /* tcp */
-    dp_network *trusted;
-    uint32_t trusted_count;
-    bool expects_proxy; /* from trusted peers */
-} dp_listener;
-
-typedef struct dp_route_index dp_route_index; /* dp_route's own */
-
-typedef struct dp_tables {
-    const dp_acl *access; /* NULL: all may come */
-    const dp_rate_rule *rate;
-    dp_listener *listeners;
-    dp_upstream *upstreams;
-    dp_route **routes;   /* in the order they were added, then sorted by dp_route_sort */
-    dp_route **by_order; /* index as given to the builder */
-    const dp_route_index *index;
-    uint32_t listener_count;
-    uint32_t upstream_count;
-    uint32_t route_count;
-    uint32_t endpoint_count;
-} dp_tables;
 
 /* --- connections ----------------------------------------------------------------------------- */
 
@@ -535,96 +445,6 @@ void dp_accept_stop(dp_engine *engine);
 void dp_accept_turn_away(dp_engine *engine, dp_conn *conn, uint32_t status);
 void dp_accept_burst(dp_engine *engine, uint32_t index);
 
-/* --- dp_upstream: pools and connecting ---------------------------------------------------------
- */
-
-/* Attaches an upstream connection to down, from the pool or a new one, with iov as the first
- * bytes to send. DP_OK. DP_NEED_MORE: down waits, its bytes are kept. Else nothing was begun:
- * DP_EGONE: no endpoint is healthy; DP_ETOOBIG: too many wait already; DP_ESYSTEM: none is left to
- * try; DP_ENOMEM. */
-int dp_upstream_open(dp_engine *engine, dp_conn *down, struct iovec *iov, int count);
-/* conn, connecting, failed: tries the next endpoint with the same bytes. */
-int dp_upstream_retry(dp_engine *engine, dp_conn *up);
-void dp_upstream_release(dp_engine *engine, dp_conn *up, bool reusable);
-/* A connecting socket became writable: DP_OK or DP_ESYSTEM. */
-int dp_upstream_connected(dp_engine *engine, dp_conn *up);
-int dp_socket_connected(int fd, const dp_endpoint *endpoint);
-/* down ends: so does the connection that speaks for it alone. */
-void dp_upstream_unbind(dp_engine *engine, dp_conn *down);
-/* Its socket is closed: what it counted is given back. */
-void dp_upstream_closed(dp_engine *engine, const dp_conn *up);
-
-/* --- dp_tell: upstreams as the builder is told of them ------------------------------------------
- */
-
-int dp_tell_seal(dp_engine *engine); /* slots, and the tables of consistent choices */
-
-/* --- dp_pick: choosing an endpoint -------------------------------------------------------------
- */
-
-int dp_pick_seal(dp_engine *engine, uint32_t upstream); /* the sticky tokens */
-/* Takes from the request what its choice depends on. head NULL: a tunnel. */
-void dp_pick_key(dp_engine *engine, dp_conn *down, const uint8_t *data,
-                 const dp_request_head *head);
-int dp_pick(dp_engine *engine, dp_conn *down); /* an index, or -1 */
-/* The set-cookie line that the client needs to come back to where it is; 0: none. */
-size_t dp_pick_cookie(const dp_engine *engine, const dp_conn *down, char *ret_line,
-                      size_t capacity);
-
-/* --- dp_view: which endpoints may be chosen ----------------------------------------------------
- */
-
-int dp_view_seal(dp_engine *engine);
-void dp_view_free(dp_engine *engine);
-void dp_view_look(dp_engine *engine, uint32_t upstream);
-void dp_view_refresh(dp_engine *engine); /* where others changed something, or it is time */
-uint64_t dp_chores_due(const dp_engine *engine);
-void dp_chores_run(dp_engine *engine);
-void dp_outcome_failed(dp_engine *engine, uint32_t slot);
-void dp_outcome_answered(dp_engine *engine, uint32_t slot, uint32_t status);
-void dp_outcome_latency(dp_engine *engine, const dp_conn *down, bool failed);
-void dp_event_tell(dp_engine *engine, uint32_t slot, uint32_t kind);
-
-/* --- dp_queue: waiting for a connection --------------------------------------------------------
- */
-
-int dp_queue_join(dp_engine *engine, dp_conn *down, const struct iovec *iov, int count);
-void dp_queue_leave(dp_engine *engine, dp_conn *down); /* where it waits */
-void dp_queue_room(dp_engine *engine, uint32_t slot);  /* a connection of it ended, or is idle */
-/* Whether other workers wait for this upstream's connections, and nobody here does. */
-bool dp_queue_is_wanted(const dp_engine *engine, uint32_t upstream);
-void dp_queue_poll(dp_engine *engine);
-void dp_queue_serve(dp_engine *engine);
-
-/* --- dp_health: active checks ------------------------------------------------------------------
- */
-
-int dp_health_seal(dp_engine *engine);
-void dp_health_run(dp_engine *engine); /* starts what is due */
-void dp_health_handle(dp_engine *engine, dp_conn *probe);
-void dp_health_timeout(dp_engine *engine, dp_conn *probe);
-
-/* --- dp_retry: sending a request again ---------------------------------------------------------
- */
-
-enum dp_retry_cause { DP_CAUSE_ENDED, DP_CAUSE_STATUS };
-
-void dp_retry_begin(dp_engine *engine, dp_conn *down, const struct iovec *iov, int count);
-void dp_retry_sent(dp_engine *engine, dp_conn *down, const uint8_t *data, size_t len);
-/* down has its upstream connection: keeps what went there only while it may have to go again. */
-void dp_retry_opened(dp_engine *engine, dp_conn *down, const struct iovec *iov, int count);
-bool dp_retry_may_fail_over(const dp_exchange *exchange);
-/* False: the answer that there is stands. True: it was sent again, or waits, or was refused. */
-bool dp_retry(dp_engine *engine, dp_conn *down, enum dp_retry_cause cause, uint32_t status);
-
-/* --- dp_proxy: the PROXY protocol, towards upstreams --------------------------------------------
- */
-
-enum { DP_PROXY_MAX = 128 };
-
-/* The header for a connection that speaks for down; NULL: for itself. */
-size_t dp_proxy_write(uint32_t version, const dp_conn *down, uint8_t ret_header[DP_PROXY_MAX]);
-
 /* --- dp_deadline: how long an exchange waits ---------------------------------------------------
  */
 
@@ -667,9 +487,6 @@ void dp_route_index_build(dp_tables *tables, void *memory);
 const dp_route *dp_route_lookup(const dp_tables *tables, const uint8_t *data,
                                 const dp_request_head *head);
 
-/* --- codecs ----------------------------------------------------------------------------------- */
-
-void dp_http_accepted(dp_engine *engine, dp_conn *down);
 /* --- dp_client: who a connection comes from */
 
 bool dp_address_parse(const char *text, uint8_t ret_address[16]);
@@ -713,31 +530,13 @@ void dp_linger_pump(dp_engine *engine, dp_conn *down);  /* reads on for a while,
  * now. DP_EMALFORMED: it is no answer to what was asked. DP_ESYSTEM: a side is gone. */
 int dp_tunnel_begin(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len);
 
-void dp_http_turn_away(dp_engine *engine, dp_conn *down); /* answered already: only lingers */
-void dp_http_pump(dp_engine *engine, dp_conn *down);
-void dp_http_timeout(dp_engine *engine, dp_conn *down);
-void dp_http_upstream_failed(dp_engine *engine, dp_conn *down, bool timed_out);
-void dp_http_opened(dp_engine *engine, dp_conn *down, int result); /* what dp_upstream_open gave */
+/* --- dp_tcp ----------------------------------------------------------------------------------- */
+
 void dp_tcp_accepted(dp_engine *engine, dp_conn *down);
 void dp_tcp_pump(dp_engine *engine, dp_conn *down);
 void dp_tcp_timeout(dp_engine *engine, dp_conn *down);
 void dp_tcp_upstream_failed(dp_engine *engine, dp_conn *down);
 void dp_tcp_opened(dp_engine *engine, dp_conn *down, int result);
-
-/* --- dp_body: pure ---------------------------------------------------------------------------- */
-
-typedef struct dp_body_step {
-    size_t used; /* bytes of the input */
-    size_t kept; /* bytes to forward, from where the input began */
-    bool done;
-    int failure; /* DP_OK or a negative result */
-} dp_body_step;
-
-/* Takes what belongs to the body at data[0..len); chunked framing is compacted in place, to what
- * keep (DP_CHUNKED_) says. left and chunked are the body's state. Of an unfinished body all is used
- * but a trailer field that has not ended. */
-dp_body_step dp_body_feed(uint8_t framing, uint64_t *left, dp_chunked *chunked, int keep,
-                          uint8_t *data, size_t len);
 
 /* Of a request's head. */
 static inline dp_head_limits dp_head_limits_of(const dp_engine *engine)
@@ -747,48 +546,13 @@ static inline dp_head_limits dp_head_limits_of(const dp_engine *engine)
                             .max_target = engine->options.max_header_bytes / 2};
 }
 
-/* --- dp_head: heads and answers that go out --------------------------------------------------- */
-
-size_t dp_head_request(dp_engine *engine, const dp_conn *down, const uint8_t *data,
-                       const dp_request_head *head, const dp_route *route); /* 0: too large */
-size_t dp_head_response(dp_engine *engine, const dp_conn *down, const uint8_t *data,
-                        const dp_response_head *head); /* 0: too large */
-/* The head of a 101 whose protocol was asked for. */
-size_t dp_head_switching(dp_engine *engine, const dp_conn *down, const uint8_t *data,
-                         const dp_response_head *head); /* 0: too large */
-size_t dp_head_interim(dp_engine *engine, const uint8_t *data, const dp_response_head *head);
-/* A whole answer of our own. */
-typedef struct dp_answer {
-    uint32_t status;
-    uint32_t minor;    /* the client's */
-    const char *extra; /* more field lines */
-    size_t extra_len;
-    const uint8_t *body;
-    size_t body_len;
-    const dp_edit *edits;
-    bool head_only;
-    bool keep_alive;
-} dp_answer;
-
-size_t dp_head_answer(dp_engine *engine, const dp_answer *answer); /* 0: too large */
-/* The location line of a redirect. 0: too large. */
-size_t dp_head_location(const dp_route *route, const uint8_t *data, const dp_request_head *head,
-                        char *ret_line, size_t capacity);
-const char *dp_status_reason(uint32_t status);
-const char *dp_status_text(uint32_t status); /* one line, for answers of our own */
-uint32_t dp_status_of(int result);           /* of a head that was refused */
-size_t dp_status_slot(uint32_t status);      /* in dp_stats.own_answers_total */
-
-/* The client's own x-request-id, where it is one and plain; NULL: it gets ours. */
-const dp_field *dp_head_request_id(const uint8_t *data, const dp_request_head *head);
-enum { DP_REQUEST_ID_LEN = 32 };
-void dp_request_id(const dp_engine *engine, char ret_text[DP_REQUEST_ID_LEN]); /* ours, for now */
-
 /* --- dp_move ---------------------------------------------------------------------------------- */
 
 void dp_move_offer(dp_engine *engine, dp_conn *conn); /* idle while draining: may be saved */
 void dp_move_withdraw(dp_engine *engine);             /* all that was offered goes on here */
 
 #include "dp_account.h"
+#include "dp_http.h"
+#include "dp_upstream.h"
 
 #endif

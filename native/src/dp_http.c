@@ -11,148 +11,11 @@
 #include "dp_forward.h"
 
 enum {
-    REQUEST_READ = 16 * 1024,  /* a head, and the start of a body */
-    RESPONSE_READ = 68 * 1024, /* a head, and most bodies whole: one write for both */
-    LOCATION_MAX = 16 * 1024
+    REQUEST_READ = 16 * 1024, /* a head, and the start of a body */
+    RESPONSE_READ = 68 * 1024 /* a head, and most bodies whole: one write for both */
 };
 
-/* --- ending ----------------------------------------------------------------------------------- */
-
-static void drop_upstream(dp_engine *engine, dp_conn *down, bool reusable)
-{
-    dp_queue_leave(engine, down);
-    dp_exchange_forget_sent(engine, down);
-    if (down->peer != NULL)
-        dp_upstream_release(engine, down->peer, reusable);
-}
-
-static void leave_exchange(dp_engine *engine, dp_conn *down)
-{
-    if (down->state == DP_S_EXCHANGE)
-        dp_exchange_over(engine, down, false);
-    dp_limit_request_over(engine, down);
-    drop_upstream(engine, down, false);
-}
-
-static void close_both(dp_engine *engine, dp_conn *down)
-{
-    leave_exchange(engine, down);
-    dp_conn_close(engine, down);
-}
-
-static void reset_both(dp_engine *engine, dp_conn *down)
-{
-    leave_exchange(engine, down);
-    dp_conn_reset(engine, down);
-}
-
-/* Ends an answer that cannot be finished: the client must notice that it is not whole. */
-static void cut_short(dp_engine *engine, dp_conn *down)
-{
-    const dp_exchange *exchange = down->exchange;
-    bool ends_by_close = exchange->response_framing == DP_BODY_CLOSE ||
-                         (exchange->response_framing == DP_BODY_CHUNKED && exchange->minor == 0);
-    if (exchange->head_sent && ends_by_close)
-        reset_both(engine, down);
-    else
-        close_both(engine, down);
-}
-
-static void finish_exchange(dp_engine *engine, dp_conn *down)
-{
-    dp_exchange *exchange = down->exchange;
-    drop_upstream(engine, down, exchange->reusable && exchange->request_done);
-    dp_exchange_over(engine, down, true);
-    dp_limit_request_over(engine, down);
-    down->request_by = 0;
-    down->state = DP_S_IDLE;
-    if (!exchange->keep_alive || !exchange->request_done || engine->closing_idle) {
-        bool told = !exchange->keep_alive && exchange->may_send;
-        if (told || !exchange->request_done || down->in.len != 0 || (down->io & DP_IO_READ) != 0) {
-            dp_linger_begin(engine, down);
-            return;
-        }
-        if (exchange->keep_alive) /* it was told nothing */
-            engine->ended_as = &engine->drained.closed;
-        dp_conn_close(engine, down);
-        engine->ended_as = &engine->drained.finished;
-        return;
-    }
-    dp_exchange_close(engine, down);
-    down->scanned = 0;
-    down->looked = 0;
-    if (engine->draining)
-        down->flags |= DP_C_AFTER_REQUEST;
-    dp_timer_set(engine, down, engine->options.idle_ms);
-}
-
-/* --- answers of our own ----------------------------------------------------------------------- */
-
-static void send_answer(dp_engine *engine, dp_conn *down, dp_answer *answer)
-{
-    dp_exchange *exchange = down->exchange;
-    drop_upstream(engine, down, false);
-    down->request_by = 0; /* the answer has time to leave, whatever was still to come */
-    exchange->keep_alive = exchange->keep_alive && exchange->request_done && !engine->closing_idle;
-    answer->keep_alive = exchange->keep_alive;
-    answer->minor = exchange->minor;
-    answer->head_only = exchange->method == DP_M_HEAD;
-    size_t len = dp_head_answer(engine, answer);
-    struct iovec iov = {.iov_base = engine->head_buffer, .iov_len = len};
-    if (len != 0)
-        dp_exchange_answered(engine, down, answer->status,
-                             len - (answer->head_only ? 0 : answer->body_len));
-    if (len == 0 || dp_conn_send(engine, down, &iov, 1) != 0) {
-        engine->stats->answers_total[0]++;
-        close_both(engine, down);
-        return;
-    }
-    engine->stats->answers_total[answer->status / 100] += (down->flags & DP_C_PROBE) == 0;
-    exchange->head_sent = true;
-    exchange->response_done = true;
-    if (dp_conn_unsent(down) == 0)
-        finish_exchange(engine, down);
-    else
-        dp_deadline_client(engine, down);
-}
-
-/* A reason in a line, for http problems that are the client's or an upstream's, or a limit's.
- * retry_after: seconds; 0: not told. */
-static void refuse_saying(dp_engine *engine, dp_conn *down, uint32_t status, const char *text,
-                          uint32_t retry_after)
-{
-    char again[32];
-    dp_exchange_blame(down, dp_outcome_of(status));
-    engine->stats->own_answers_total[dp_status_slot(status)]++;
-    dp_answer answer = {.status = status, .body = (const uint8_t *)text, .body_len = strlen(text)};
-    if (retry_after != 0) {
-        int len = snprintf(again, sizeof(again), "retry-after: %u\r\n", retry_after);
-        answer.extra = again;
-        answer.extra_len = (size_t)len;
-    }
-    send_answer(engine, down, &answer);
-}
-
-static void refuse(dp_engine *engine, dp_conn *down, uint32_t status)
-{
-    refuse_saying(engine, down, status, dp_status_text(status), 0);
-}
-
-/* Refuses what never became an exchange, or only data[0..len) of one: the connection ends with the
- * answer. Whoever asked by HEAD takes a body for the next answer (RFC 9110 9.3.2). */
-static void refuse_head(dp_engine *engine, dp_conn *down, uint32_t status, const uint8_t *data,
-                        size_t len)
-{
-    bool head = data != NULL && len >= 5 && memcmp(data, "HEAD ", 5) == 0;
-    if (!dp_exchange_open(engine, down))
-        return;
-    down->exchange->minor = 1;
-    down->exchange->method = head ? DP_M_HEAD : 0;
-    dp_client_reset(down); /* not the client of the request before this one */
-    down->state = DP_S_EXCHANGE;
-    dp_exchange_begun(engine, down, NULL);
-    refuse(engine, down, status);
-}
+/* --- what goes wrong ------------------------------------------------------------------------- */
 
 void dp_http_upstream_failed(dp_engine *engine, dp_conn *down, bool timed_out)
 {
@@ -162,14 +25,14 @@ void dp_http_upstream_failed(dp_engine *engine, dp_conn *down, bool timed_out)
                             : down->peer == NULL ? DP_OUT_CONNECT_FAILED
                                                  : DP_OUT_UPSTREAM_BROKE);
     if (exchange->head_sent) {
-        cut_short(engine, down);
+        dp_http_cut_short(engine, down);
         return;
     }
     dp_outcome_latency(engine, down, true);
     if (down->peer != NULL &&
         (timed_out || (down->peer->flags & DP_C_FRESH) != 0 || down->peer->in.len != 0))
         dp_outcome_failed(engine, down->peer->endpoint);
-    refuse(engine, down, timed_out ? 504 : 502);
+    dp_answer_refuse(engine, down, timed_out ? 504 : 502);
 }
 
 void dp_http_timeout(dp_engine *engine, dp_conn *down)
@@ -177,21 +40,21 @@ void dp_http_timeout(dp_engine *engine, dp_conn *down)
     dp_exchange *exchange = down->exchange;
     switch ((enum dp_state)down->state) {
     case DP_S_HEAD:
-        refuse_head(engine, down, 408, dp_buffer_start(&down->in), down->in.len);
+        dp_answer_refuse_head(engine, down, 408, dp_buffer_start(&down->in), down->in.len);
         return;
     case DP_S_EXCHANGE:
         if (dp_conn_unsent(down) != 0) {
             dp_exchange_blame(down, DP_OUT_CLIENT_TIMEOUT);
-            reset_both(engine, down); /* it does not read */
+            dp_http_reset(engine, down); /* it does not read */
         } else if (exchange->ticket != 0) {
-            refuse(engine, down, 503); /* it has waited for a connection */
+            dp_answer_refuse(engine, down, 503); /* it has waited for a connection */
         } else if (!exchange->request_done &&
                    (down->peer == NULL || dp_conn_unsent(down->peer) == 0)) {
             dp_exchange_blame(down, DP_OUT_CLIENT_TIMEOUT);
             if (exchange->head_sent)
-                cut_short(engine, down);
+                dp_http_cut_short(engine, down);
             else
-                refuse(engine, down, 408);
+                dp_answer_refuse(engine, down, 408);
         } else {
             dp_http_upstream_failed(engine, down, true);
         }
@@ -227,26 +90,6 @@ static dp_body_step request_feed(dp_engine *engine, dp_exchange *exchange, uint8
 
 /* --- request heads ---------------------------------------------------------------------------- */
 
-static void answer_route(dp_engine *engine, dp_conn *down, const dp_route *route,
-                         const uint8_t *data)
-{
-    char location[LOCATION_MAX];
-    dp_answer answer = {.status = route->status,
-                        .edits = route->response_edits,
-                        .body = (const uint8_t *)route->body.data,
-                        .body_len = route->body.len};
-    if (route->location.data != NULL) {
-        answer.extra = location;
-        answer.extra_len =
-            dp_head_location(route, data, &engine->request, location, sizeof(location));
-        if (answer.extra_len == 0) {
-            refuse(engine, down, 414);
-            return;
-        }
-    }
-    send_answer(engine, down, &answer);
-}
-
 void dp_http_opened(dp_engine *engine, dp_conn *down, int result)
 {
     if (result == DP_OK) {
@@ -254,9 +97,9 @@ void dp_http_opened(dp_engine *engine, dp_conn *down, int result)
         dp_retry_opened(engine, down, NULL, 0);
     } else if (result == DP_EGONE) {
         dp_exchange_blame(down, DP_OUT_NO_ENDPOINT);
-        refuse_saying(engine, down, 503, "no endpoint of the upstream is well\n", 0);
+        dp_answer_refuse_saying(engine, down, 503, "no endpoint of the upstream is well\n", 0);
     } else if (result == DP_ENOMEM || result == DP_ETOOBIG) {
-        refuse(engine, down, 503);
+        dp_answer_refuse(engine, down, 503);
     } else if (result != DP_NEED_MORE) {
         dp_http_upstream_failed(engine, down, false);
     }
@@ -268,7 +111,7 @@ static void open_upstream(dp_engine *engine, dp_conn *down, const dp_route *rout
     dp_exchange *exchange = down->exchange;
     size_t head_len = dp_head_request(engine, down, data, &engine->request, route);
     if (head_len == 0) {
-        refuse(engine, down, 431);
+        dp_answer_refuse(engine, down, 431);
         return;
     }
     struct iovec iov[2] = {{.iov_base = engine->head_buffer, .iov_len = head_len}};
@@ -307,13 +150,13 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
     if (down->trusted)
         dp_client_walk(engine, down, data, head);
     else if (head->is_https) { /* RFC 9110 7.4: not over a connection without TLS */
-        refuse(engine, down, 421);
+        dp_answer_refuse(engine, down, 421);
         return;
     }
     uint8_t *body = data + head->head_len;
     uint64_t max_body = engine->options.max_body_bytes;
     if (max_body != 0 && head->framing == DP_BODY_LENGTH && head->content_length > max_body) {
-        refuse(engine, down, 413);
+        dp_answer_refuse(engine, down, 413);
         return;
     }
     const dp_route *route = dp_route_lookup(&engine->tables, data, head);
@@ -321,7 +164,7 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
     dp_forward_choose(exchange, data, head);
     dp_body_step step = request_feed(engine, exchange, body, len - head->head_len);
     if (step.failure != DP_OK) {
-        refuse(engine, down, step.failure == DP_ETOOBIG ? 413 : 400);
+        dp_answer_refuse(engine, down, step.failure == DP_ETOOBIG ? 413 : 400);
         return;
     }
     exchange->request_done = step.done;
@@ -330,19 +173,19 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
     uint32_t limited = dp_limit_request(engine, down, data, head, route, &retry_after);
     if ((down->flags & DP_C_PROBE) != 0) {
         dp_answer ok = {.status = 200, .body = (const uint8_t *)"ready\n", .body_len = 6};
-        send_answer(engine, down, &ok);
+        dp_answer_send(engine, down, &ok);
     } else if (limited != 0) {
-        refuse_saying(engine, down, limited, dp_status_text(limited), retry_after);
+        dp_answer_refuse_saying(engine, down, limited, dp_status_text(limited), retry_after);
     } else if (head->max_forwards == 0) { /* RFC 9110 7.6.2: it goes no further */
         dp_answer none = {.status = 200};
         if (head->method == DP_M_OPTIONS)
-            send_answer(engine, down, &none);
+            dp_answer_send(engine, down, &none);
         else
-            refuse(engine, down, 501);
+            dp_answer_refuse(engine, down, 501);
     } else if (route == NULL) {
-        refuse(engine, down, 404);
+        dp_answer_refuse(engine, down, 404);
     } else if (route->upstream < 0) {
-        answer_route(engine, down, route, data);
+        dp_answer_route(engine, down, route, data);
     } else {
         open_upstream(engine, down, route, data, body, step.kept);
     }
@@ -350,7 +193,7 @@ static void begin_exchange(dp_engine *engine, dp_conn *down, uint8_t *data, size
         return;
     if (dp_input_keep(engine, down, buffered, data, len, head->head_len + step.used, step.done) !=
         DP_OK)
-        close_both(engine, down);
+        dp_http_close(engine, down);
 }
 
 static void begin_head(dp_engine *engine, dp_conn *down)
@@ -368,7 +211,7 @@ static bool wait_for_head(dp_engine *engine, dp_conn *down, const uint8_t *data,
 {
     begin_head(engine, down);
     if (!buffered && dp_buffer_append(engine, &down->in, data, len) != DP_OK)
-        refuse_head(engine, down, 503, data, len);
+        dp_answer_refuse_head(engine, down, 503, data, len);
     else
         down->looked = down->in.len;
     return true;
@@ -417,7 +260,7 @@ static bool read_request(dp_engine *engine, dp_conn *down)
         return false;
     }
     if (got == -ENOBUFS) {
-        refuse_head(engine, down, 503, dp_buffer_start(&down->in), down->in.len);
+        dp_answer_refuse_head(engine, down, 503, dp_buffer_start(&down->in), down->in.len);
         return true;
     }
     if (got <= 0) { /* gone; a head that was not finished is never completed by us */
@@ -437,7 +280,7 @@ static bool read_request(dp_engine *engine, dp_conn *down)
     if (result == DP_OK)
         result = dp_request_normalise(data, &engine->request);
     if (result != DP_OK) {
-        refuse_head(engine, down, dp_status_of(result), data, len);
+        dp_answer_refuse_head(engine, down, dp_status_of(result), data, len);
         return down->state == DP_S_LINGER;
     }
     begin_exchange(engine, down, data, len, buffered);
@@ -470,7 +313,7 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
     if (passed == DP_PASSED_SOME || passed == DP_PASSED_SINK_FAILED)
         dp_deadline_progress(engine, down);
     if (passed == DP_PASSED_SOURCE_FAILED)
-        cut_short(engine, down); /* unfinished, as below */
+        dp_http_cut_short(engine, down); /* unfinished, as below */
     if (passed != DP_PASSED_NO_PIPE)
         return passed == DP_PASSED_SOME || passed == DP_PASSED_SINK_FAILED;
     uint8_t *data;
@@ -480,7 +323,7 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
         return false;
     if (got <= 0) {
         /* RFC 9112 8: unfinished, so it must not look finished to the upstream. */
-        cut_short(engine, down);
+        dp_http_cut_short(engine, down);
         return false;
     }
     size_t len = (size_t)got;
@@ -488,9 +331,9 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
     if (step.failure != DP_OK) {
         dp_exchange_blame(down, dp_outcome_of(step.failure == DP_ETOOBIG ? 413 : 400));
         if (exchange->head_sent)
-            cut_short(engine, down);
+            dp_http_cut_short(engine, down);
         else
-            refuse(engine, down, step.failure == DP_ETOOBIG ? 413 : 400);
+            dp_answer_refuse(engine, down, step.failure == DP_ETOOBIG ? 413 : 400);
         return down->state == DP_S_LINGER;
     }
     exchange->request_done = step.done;
@@ -499,13 +342,13 @@ static bool pump_request(dp_engine *engine, dp_conn *down)
     struct iovec iov = {.iov_base = data, .iov_len = step.kept};
     int result = dp_conn_send(engine, up, &iov, 1);
     if (result == -ENOBUFS) {
-        cut_short(engine, down);
+        dp_http_cut_short(engine, down);
         return false;
     }
     if (result != 0)
         up->io |= DP_IO_NO_WRITE; /* it may have answered already: that is still passed on */
     if (dp_input_keep(engine, down, buffered, data, len, step.used, step.done) != DP_OK) {
-        cut_short(engine, down);
+        dp_http_cut_short(engine, down);
         return false;
     }
     dp_conn_adapt_read(down, up, len);
@@ -571,7 +414,7 @@ static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t
     if (dp_conn_send(engine, down, iov, 2) != 0 ||
         dp_input_keep(engine, up, buffered, data, len, head->head_len + step.used, step.done) !=
             DP_OK) {
-        cut_short(engine, down);
+        dp_http_cut_short(engine, down);
         return false;
     }
     if (!step.done || dp_conn_unsent(down) != 0)
@@ -608,7 +451,7 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
     int result = dp_head_end(data, len, &limits, &up->scanned, &head_len);
     if (result == DP_NEED_MORE) {
         if (!buffered && dp_buffer_append(engine, &up->in, data, len) != DP_OK) {
-            refuse(engine, down, 503);
+            dp_answer_refuse(engine, down, 503);
             return down->state != DP_S_DEAD;
         }
         up->looked = up->in.len;
@@ -622,7 +465,7 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
     if (down->state == DP_S_TUNNEL)
         return true;
     if (result == DP_ESYSTEM) {
-        close_both(engine, down);
+        dp_http_close(engine, down);
         return false;
     }
     if (result != DP_OK) {
@@ -638,7 +481,7 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
     }
     if (!respond_interim(engine, down, data) ||
         dp_input_keep(engine, up, buffered, data, len, head_len, true) != DP_OK) {
-        close_both(engine, down);
+        dp_http_close(engine, down);
         return false;
     }
     return true;
@@ -657,7 +500,7 @@ static bool pump_response_body(dp_engine *engine, dp_conn *down)
     if (passed == DP_PASSED_SOURCE_FAILED)
         dp_http_upstream_failed(engine, down, false);
     if (passed == DP_PASSED_SINK_FAILED)
-        cut_short(engine, down);
+        dp_http_cut_short(engine, down);
     if (passed == DP_PASSED_SOME)
         dp_deadline_client(engine, down);
     if (passed != DP_PASSED_NO_PIPE)
@@ -687,7 +530,7 @@ static bool pump_response_body(dp_engine *engine, dp_conn *down)
     exchange->response_done = step.done;
     if (dp_conn_send(engine, down, &iov, 1) != 0 ||
         dp_input_keep(engine, up, buffered, data, len, step.used, step.done) != DP_OK) {
-        cut_short(engine, down);
+        dp_http_cut_short(engine, down);
         return false;
     }
     dp_conn_adapt_read(up, down, len);
@@ -701,7 +544,7 @@ static bool run_exchange(dp_engine *engine, dp_conn *down)
     dp_exchange *exchange = down->exchange;
     size_t unread = dp_conn_unsent(down);
     if ((down->io & DP_IO_BROKEN) != 0 || dp_conn_flush(engine, down) != 0) {
-        close_both(engine, down); /* nobody is there to answer */
+        dp_http_close(engine, down); /* nobody is there to answer */
         return false;
     }
     if (exchange->head_sent && dp_conn_unsent(down) != unread)
@@ -725,10 +568,10 @@ static bool run_exchange(dp_engine *engine, dp_conn *down)
     if (!exchange->response_done)
         return moved;
     /* The upstream is free for others while a slow client still reads. */
-    drop_upstream(engine, down, exchange->reusable && exchange->request_done);
+    dp_http_drop_upstream(engine, down, exchange->reusable && exchange->request_done);
     if (dp_conn_unsent(down) != 0)
         return false;
-    finish_exchange(engine, down);
+    dp_http_finish(engine, down);
     return down->state != DP_S_DEAD;
 }
 
