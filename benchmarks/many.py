@@ -21,6 +21,7 @@ from rig import Figure, at_least, at_most, exactly
 
 WORKER_MB: Final = 320 / 123  # the target of 123 idle workers and their zygotes, for any number
 UP_SECONDS: Final = 2.0
+PLAN_SECONDS: Final = 1.0
 IDLE_SHARE: Final = 2.0  # percent of one CPU, all processes together
 # What a median over 100 swaps differs by from one run of the very same thing to the next.
 NOISE: Final = 1.25
@@ -150,12 +151,36 @@ def memory(size: Size) -> Iterator[Figure]:
         )
 
 
+def plan(size: Size) -> Iterator[Figure]:
+    """`dataplane plan`, the command as a whole, where no file differs from what serves."""
+    with running(size.apps) as made:
+        settled(made.plane.supervisor_pid())
+        took = []
+        for _ in range(size.starts * 3):
+            began = time.monotonic_ns()
+            made.plane.run("plan")
+            took.append((time.monotonic_ns() - began) / 1e6)
+    yield at_most(
+        f"plan of {size.apps} apps with nothing changed, median",
+        statistics.median(took),
+        PLAN_SECONDS * 1000,
+        "ms",
+        **rig.spread(took),
+    )
+
+
 def swaps(size: Size) -> Iterator[Figure]:
-    """A swap of one of many against a swap of the only one, the others under a trickle."""
-    alone, _ = swap_one(1, size)
-    among, reports = swap_one(size.apps, size)
-    one, many = rig.spread(alone), rig.spread(among)
-    for name, figures in (("the only app", one), (f"one of {size.apps}", many)):
+    """A swap of one of many against a swap of the only one; then with requests to the others."""
+    with ready_to_swap(1) as alone:
+        one = rig.spread(alone.swaps(size.swaps))
+    with ready_to_swap(size.apps) as among:
+        many = rig.spread(among.swaps(size.swaps))
+        busy, reports = swaps_under_trickle(among, size)
+    for name, figures in (
+        ("the only app", one),
+        (f"one of {size.apps}", many),
+        (f"one of {size.apps}, {size.trickle} requests a second to each other", rig.spread(busy)),
+    ):
         yield Figure(
             name=f"swap of {name}: call to blue gone, median",
             value=figures["median"],
@@ -163,7 +188,7 @@ def swaps(size: Size) -> Iterator[Figure]:
             more=figures,
         )
     yield at_most(
-        "the same: one of many beside the only one, median",
+        "one of many beside the only one, median",
         many["median"] / one["median"],
         NOISE,
         "times",
@@ -187,25 +212,45 @@ def swaps(size: Size) -> Iterator[Figure]:
     )
 
 
-def swap_one(apps: int, size: Size) -> tuple[list[float], list[rig.Json]]:
-    """How long each swap of the first app took, in ms, and the load's reports of the others."""
-    with running(apps) as made, contextlib.ExitStack() as stack:
-        app, *others = made.ports
-        images = {}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swapping:
+    """Apps that serve, and two images for the first of them."""
+
+    scene: Scene
+    images: tuple[str, str]
+
+    def swaps(self, count: int) -> list[float]:
+        """How long each of so many swaps in a row took, in ms."""
+        app, *_ = self.scene.ports
+        turns = itertools.islice(itertools.cycle(self.images), count)
+        return [self.scene.plane.swap(image, app).ms for image in turns]
+
+
+@contextlib.contextmanager
+def ready_to_swap(apps: int) -> Iterator[Swapping]:
+    """So many apps that serve; nothing is built or compared any more."""
+    with running(apps) as made:
+        app, *_ = made.ports
+        images = []
         for mark in ("b", "a"):
             made.configure(app, mark)
-            images[mark] = made.plane.build(app)
+            images.append(made.plane.build(app))
         settled(made.plane.supervisor_pid())
+        yield Swapping(scene=made, images=(images[0], images[1]))
+
+
+def swaps_under_trickle(among: Swapping, size: Size) -> tuple[list[float], list[rig.Json]]:
+    """How long each swap of the first app took, in ms, and the load's reports of the others."""
+    with contextlib.ExitStack() as stack:
+        _, *others = among.scene.ports.values()
         words = ("--connections", "1", "--verify-body", "--keep-going", "--control")
         loads = [
-            stack.enter_context(rig.Load(made.ports[other], *words, "--rate", str(size.trickle)))
-            for other in others
+            stack.enter_context(rig.Load(port, *words, "--rate", str(size.trickle)))
+            for port in others
         ]
         for running_load in loads:
             running_load.ask("status", "status")
-        took = []
-        for mark in itertools.islice(itertools.cycle("ba"), size.swaps):
-            took.append(made.plane.swap(images[mark], app).ms)
+        took = among.swaps(size.swaps)
         for running_load in loads:
             while running_load.ask("status", "status")["ok"] < 1:
                 time.sleep(0.01)
@@ -270,6 +315,7 @@ def name_of(pid: int) -> str:
 FIGURES: Final[dict[str, Callable[[Size], Iterator[Figure]]]] = {
     "start": start,
     "memory": memory,
+    "plan": plan,
     "swaps": swaps,
     "broken": broken,
 }

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import os
 import socket
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -255,15 +256,15 @@ class Fleet:
             for slot in generation.slots
         ]
 
-    def of_tree(self, tree: Path) -> list[AppGeneration]:
+    def of_tree(self, tree: Path) -> Iterator[AppGeneration]:
         """The generations that run from this code tree."""
-        return [
+        return (
             generation
             for app in self.apps.values()
             for generation in app.generations
             if generation.tree == tree
-        ]
+        )
 
-    def trees_in_use(self) -> set[Path]:
-        """The code trees that some generation runs from."""
-        return {generation.tree for app in self.apps.values() for generation in app.generations}
+    def runs(self, tree: Path) -> bool:
+        """Whether some generation runs from this code tree. Asked often, mostly of what all run."""
+        return any(True for _ in self.of_tree(tree))

@@ -132,9 +132,8 @@ class Zygotes:
 
     def let_go(self) -> None:
         """Ends the zygotes whose code nothing runs any more."""
-        in_use = self._fleet.trees_in_use()
         for tree, zygote in list(self._zygotes.items()):
-            if tree not in in_use and zygote.hello.done() and not zygote.asked:
+            if zygote.hello.done() and not zygote.asked and not self._fleet.runs(tree):
                 self._end(zygote)
 
     async def close(self) -> None:
@@ -228,7 +227,7 @@ class Zygotes:
         self._fail(zygote, f"the zygote ended: {text}")
         self._lives.zygote_died()
         self._end_strays(zygote)
-        if was_ready and not zygote.stale and zygote.tree in self._fleet.trees_in_use():
+        if was_ready and not zygote.stale and self._fleet.runs(zygote.tree):
             self._replace(zygote)
 
     def _replace(self, dead: Zygote) -> None:
@@ -243,10 +242,10 @@ class Zygotes:
 
     async def _prove_and_start(self, tree: Path, deaths: int) -> None:
         try:
-            for generation in self._fleet.of_tree(tree):
-                await self._images.prove_tree(generation.image)
-                break
-            if tree not in self._zygotes and tree in self._fleet.trees_in_use():
+            first = next(self._fleet.of_tree(tree), None)
+            if first is not None:
+                await self._images.prove_tree(first.image)
+            if tree not in self._zygotes and self._fleet.runs(tree):
                 self._start(tree, deaths)
         except (ImageError, LaunchError) as error:
             self._events.tell("zygote.failed", error=str(error))

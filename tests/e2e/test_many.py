@@ -19,7 +19,7 @@ APPS: Final = 12
 pytestmark = [pytest.mark.timeout(120)]
 
 
-@pytest.mark.parametrize("figure", ["start", "memory", "swaps", "broken"])
+@pytest.mark.parametrize("figure", ["start", "memory", "plan", "swaps", "broken"])
 def test_figure_of_many_apps_is_taken_and_no_promise_is_broken(figure: str) -> None:
     ran = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "many.py"), figure, "--quick", "--json"],
