@@ -167,6 +167,7 @@ def _start(
         return _start_detached(args, folders)
     from dataplane.supervisor.heartbeat import HANG_SECONDS
     from dataplane.supervisor.main import Options, run_supervisor
+    from dataplane.system.notify import SERVICE_VARIABLES, NotifySocket
 
     def tell_ready(apps: Sequence[ReadyApp]) -> None:
         for line in ready_lines(apps, as_json=args.json):
@@ -180,7 +181,10 @@ def _start(
             run_dir=folders.run,
             state_dir=folders.state,
             config_dir=folders.config,
-            environment=dict(os.environ),
+            environment={
+                name: value for name, value in os.environ.items() if name not in SERVICE_VARIABLES
+            },
+            notify=NotifySocket.from_environment(os.environ, os.getpid()),
             apps=apps,
             build=build,
             tell_ready=tell_ready,

@@ -41,10 +41,12 @@ from dataplane.supervisor.report import ReadyApp, ready_app
 from dataplane.supervisor.resolver import Resolver
 from dataplane.supervisor.rollouts import Rollouts
 from dataplane.supervisor.secrets import Secrets
+from dataplane.supervisor.service import Service
 from dataplane.supervisor.sources import Sources
 from dataplane.supervisor.wanted import Wanted
 from dataplane.supervisor.zygotes import Zygotes, zygote_command
 from dataplane.system.clock import SystemClock
+from dataplane.system.notify import NO_NOTIFY_SOCKET, NotifySocket
 from dataplane.system.process import become_subreaper, set_name
 
 
@@ -61,6 +63,7 @@ class Options:
     tell_ready: Callable[[Sequence[ReadyApp]], None]  # of the apps that serve
     resolvers: tuple[tuple[str, int], ...] = ()  # address and port; none: the host's own
     hang_seconds: float = HANG_SECONDS
+    notify: NotifySocket = NO_NOTIFY_SOCKET
     allow_faults: bool = False  # for tests: askers may have workers fail on purpose
     zygote_command: Callable[[Path, int], Sequence[str]] = zygote_command
     build_command: Sequence[str] = BUILD_COMMAND
@@ -122,6 +125,7 @@ class _Supervisor:
                 tasks.create_task(self._heartbeat.watch()),
                 tasks.create_task(self._names.run()),
                 tasks.create_task(self._log_watch.watch()),
+                tasks.create_task(self._service.watch()),
                 tasks.create_task(http.serve(listening, self._api.respond)),
             ]
             await self._serve(tasks, lasting)
@@ -207,6 +211,7 @@ class _Supervisor:
             default_wish=self._config_wish(),
             allow_faults=options.allow_faults,
         )
+        self._service = Service(options.notify, fleet, clock)
         self._log_watch = LogWatch(fleet=fleet, clock=clock, events=events)
         self._heartbeat = Heartbeat(
             fleet=fleet,
@@ -273,6 +278,7 @@ class _Supervisor:
         ready = [ready_app(rolling.app) for rolling in rollings]
         serving = [told for told in ready if told is not None]
         self._options.tell_ready(sorted(serving, key=lambda told: told.app))
+        self._service.ready()
 
     def _begin(self, wishes: Mapping[AppName, Wish], errors: list[Exception]) -> list[Rollout]:
         rollings = []
@@ -343,10 +349,12 @@ class _Supervisor:
         while True:
             await self._told_to_apply.wait()
             self._told_to_apply.clear()
+            self._service.reloading()
             try:
                 await self._planning.apply(wish)
             except DataplaneError as error:
                 self._events.tell("apply.failed", error=str(error))
+            self._service.ready()
 
     # --- ending -------------------------------------------------------------------------------
 
@@ -354,6 +362,7 @@ class _Supervisor:
         """Drains what serves; at a second word, ends it at once."""
         self._desk.standing = Standing.STOPPING
         self._events.tell("supervisor.stopping")
+        self._service.stopping()
         async with asyncio.TaskGroup() as tasks:
             stopping = tasks.create_task(self._desk.stop_all())
             hurry = tasks.create_task(self._told_twice.wait())
