@@ -420,6 +420,7 @@ def _lower(value: dict[str, Any]) -> AppSpec:
         workers=value["workers"],
         access=access_spec(value["access"]),
         rate=rate_spec(value["rate"]),
+        probation_ms=duration_ms(value["rollout"]["probation"]),
         resolve_pause_ms=duration_ms(value["rollout"]["resolve_pause"]),
         upstreams_on_rollout=value["rollout"]["upstreams"],
         access_log=AccessLogSpec(

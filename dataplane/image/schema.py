@@ -667,6 +667,11 @@ _APP: Final[dict[str, Any]] = {
             "additionalProperties": False,
             "properties": {
                 "ready_deadline": {"$ref": "#/$defs/wait", "default": "5s"},
+                "probation": {
+                    "$ref": "#/$defs/duration",
+                    "description": "a swap that crash-loops or fails more requests is taken back",
+                    "default": "30s",
+                },
                 "resolve_pause": {
                     "$ref": "#/$defs/wait",
                     "description": "at least this long between generations for changed addresses",

@@ -146,6 +146,7 @@ def _joined(fact: Fact | None) -> str | None:
 _WORDS: Final = {
     "drain_deadline_ms": "drain.deadline",
     "ready_deadline_ms": "rollout.ready_deadline",
+    "probation_ms": "rollout.probation",
     "resolve_pause_ms": "rollout.resolve_pause",
     "secrets": "set",  # a reference stands where a value would
     "upstreams_on_rollout": "rollout.upstreams",

@@ -204,6 +204,7 @@ class AppSpec:
     drain_deadline_ms: int
     ready_deadline_ms: int
     workers: int
+    probation_ms: int = 0  # for which a swap is taken back if it makes things worse
     resolve_pause_ms: int = 5000  # between two generations that changed names made
     # What an upstream that is well on blue and not on green means for the swap.
     upstreams_on_rollout: Literal["ignore", "regress"] = "ignore"

@@ -187,6 +187,7 @@ class Wish:
     stop: bool = False
     verb: str = "up"  # the word that history has for it
     caller: Caller | None = None  # None: the supervisor by itself
+    because: str | None = None  # why, where it is by itself
     image: Digest | None = None
     force: bool = False
     config_dir: Path | None = None

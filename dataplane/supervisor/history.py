@@ -90,7 +90,7 @@ class History:
             by=_by(rolling.wish.caller),
             asked=rolling.wish.verb,
             inputs=_inputs(rolling.green) if rolling.green else None,
-            error=ledger.error,
+            error=ledger.error or rolling.wish.because,
             ledger=ledger.to_json(),
         )
 

@@ -37,6 +37,7 @@ from dataplane.supervisor.log_watch import LogWatch
 from dataplane.supervisor.logs import Logs
 from dataplane.supervisor.names import AppNames
 from dataplane.supervisor.planning import Planning
+from dataplane.supervisor.probation import Probation
 from dataplane.supervisor.report import ReadyApp, ready_app
 from dataplane.supervisor.resolver import Resolver
 from dataplane.supervisor.rollouts import Rollouts
@@ -126,6 +127,7 @@ class _Supervisor:
                 tasks.create_task(self._names.run()),
                 tasks.create_task(self._log_watch.watch()),
                 tasks.create_task(self._service.watch()),
+                tasks.create_task(self._probation.watch()),
                 tasks.create_task(http.serve(listening, self._api.respond)),
             ]
             await self._serve(tasks, lasting)
@@ -169,6 +171,7 @@ class _Supervisor:
             events=events,
             variables=options.environment,
         )
+        self._probation = Probation(clock=clock, events=events)
         rollouts = Rollouts(
             lives=lives,
             zygotes=self._zygotes,
@@ -178,10 +181,12 @@ class _Supervisor:
             births=births,
             wanted=self._wanted,
             history=self._history,
+            probation=self._probation,
             clock=clock,
             events=events,
             tasks=tasks,
         )
+        self._probation.connect(rollouts.ask)
         lives.connect(self._zygotes, rollouts)
         self._desk = Desk(
             fleet=fleet,

@@ -29,6 +29,7 @@ from dataplane.supervisor.history import History
 from dataplane.supervisor.images import Images
 from dataplane.supervisor.lives import Lives, is_accepting, status_text
 from dataplane.supervisor.names import AppNames
+from dataplane.supervisor.probation import Probation
 from dataplane.supervisor.room import Room
 from dataplane.supervisor.sources import Sources
 from dataplane.supervisor.wanted import Wanted
@@ -81,6 +82,7 @@ class Rollouts:
         births: Births,
         wanted: Wanted,
         history: History,
+        probation: Probation,
         clock: Clock,
         events: Events,
         tasks: asyncio.TaskGroup,
@@ -88,6 +90,7 @@ class Rollouts:
         self._lives, self._zygotes, self._images, self._births = lives, zygotes, images, births
         self._wanted, self._clock, self._events, self._tasks = wanted, clock, events, tasks
         self._history, self._sources, self._names = history, sources, names
+        self._probation = probation
         self._room = Room(clock)
         self._waiting: collections.deque[tuple[Rollout, Event]] = collections.deque()
         self._working: list[Rollout] = []  # the one that is in a step now
@@ -449,11 +452,13 @@ class Rollouts:
             self._history.stopped(rolling)
         else:
             ledger = ledger_of(rolling)
-            outcome, app.error = ledger.outcome, ledger.error
+            outcome, app.error = ledger.outcome, ledger.error or rolling.wish.because
             app.rollouts_ended[outcome] = app.rollouts_ended.get(outcome, 0) + 1
             count_swap(app, ledger)
             self._events.tell("rollout.ended", **ledger.to_json())
             self._history.ended(rolling, ledger)
+            if outcome == "swapped":
+                self._probation.begin(rolling)
         rolling.switched.set()
         rolling.ended.set()
         for generation in (rolling.blue, rolling.green):
