@@ -546,7 +546,11 @@ static void check_answer(const char *data, size_t size, const char *got, size_t 
         return;
     }
     hold(second_same(arrived.words[1], came.words[1]), "the status is the upstream's");
-    hold(arrived.body_len == came.body_len && memcmp(arrived.body, came.body, came.body_len) == 0,
+    /* Whoever reads on to the end of the connection sees by a reset alone, as above, that the rest
+     * was refused: of trailers that the second parser takes, say. */
+    const bool may_be_cut = arrived.to_close && (options & VERSION_10) != 0;
+    hold((arrived.body_len == came.body_len || (may_be_cut && arrived.body_len < came.body_len)) &&
+             memcmp(arrived.body, came.body, arrived.body_len) == 0,
          "the body is the upstream's");
 }
 
