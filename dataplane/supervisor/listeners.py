@@ -114,7 +114,10 @@ class Listeners:
         )
 
     def release(self, lent: Lent) -> None:
-        """A generation is gone: addresses that nobody else uses are closed."""
+        """A generation is gone: addresses that nobody else uses are closed.
+
+        One whose end is told after `close`, as that of a fork which failed so late, holds none.
+        """
         self._give_back(lent.shares)
 
     def close(self) -> None:
@@ -139,7 +142,9 @@ class Listeners:
 
     def _give_back(self, shares: tuple[tuple[_Key, int], ...]) -> None:
         for key, count in shares:
-            group = self._groups[key]
+            group = self._groups.get(key)
+            if group is None or count not in group.lent:
+                continue
             group.lent.remove(count)
             group.shrink()
             if not group.lent:

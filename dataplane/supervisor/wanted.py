@@ -56,6 +56,7 @@ class Wanted:
         self._lines = {name: _line(name, entry) for name, entry in self._apps.items()}
         self._version = 0
         self._written = 0
+        self._is_behind = False  # the file, since it could not be written
         self._changed = asyncio.Event()
         self._saved = asyncio.Condition()
 
@@ -125,7 +126,10 @@ class Wanted:
             try:
                 await asyncio.to_thread(write_atomically, self._path, text, 0o600)
             except OSError as error:
+                self._is_behind = True
                 self._events.tell("state.not_written", error=disk_failure(self._path, error))
+            else:
+                self._is_behind = False
             async with self._saved:
                 self._written = version
                 self._saved.notify_all()
@@ -137,7 +141,10 @@ class Wanted:
             await self._saved.wait_for(lambda: self._written >= version)
 
     def _set(self, name: AppName, **changes: Any) -> None:
-        self._apps[name] = entry = dataclasses.replace(self.app(name), **changes)
+        entry = dataclasses.replace(self.app(name), **changes)
+        if self._apps.get(name) == entry and not self._is_behind:
+            return
+        self._apps[name] = entry
         self._lines[name] = _line(name, entry)
         self._version += 1
         self._changed.set()

@@ -82,6 +82,7 @@ class Zygotes:
         self._stale: set[Zygote] = set()  # that still have to answer
         self._ending: set[Zygote] = set()
         self._request = 0
+        self._is_closed = False
 
     async def warm(self, tree: Path) -> ZygoteHello:
         """Returns when a zygote for this tree takes forks. Raises `LaunchError`."""
@@ -137,7 +138,8 @@ class Zygotes:
                 self._end(zygote)
 
     async def close(self) -> None:
-        """Ends all zygotes and waits for them."""
+        """Ends all zygotes and waits for them; no other one is started after that."""
+        self._is_closed = True
         for zygote in (*self._zygotes.values(), *self._stale):
             self._end(zygote)
         for zygote in list(self._ending):
@@ -146,6 +148,8 @@ class Zygotes:
     # --- one zygote ---------------------------------------------------------------------------
 
     def _start(self, tree: Path, deaths: int) -> Zygote:
+        if self._is_closed:
+            raise LaunchError("no zygote is started any more: the supervisor ends")
         ours, theirs = packet_pair()
         theirs.setblocking(True)
         try:

@@ -519,6 +519,21 @@ void dp_conn_settle(dp_engine *engine, dp_conn *down)
     dp_conn_watch_late(engine, down);
 }
 
+/* up could not be connected: another endpoint has its turn, or down waits, or is told. */
+static void connect_failed(dp_engine *engine, dp_conn *up, bool timed_out)
+{
+    dp_conn *down = up->peer;
+    int result = dp_upstream_retry(engine, up);
+    if (down->protocol == DP_TCP)
+        dp_tcp_reopened(engine, down, result);
+    else if (result == DP_ESYSTEM)
+        dp_http_upstream_failed(engine, down, timed_out);
+    else
+        dp_http_opened(engine, down, result);
+    if (down->state != DP_S_DEAD)
+        dp_ready_push(engine, down);
+}
+
 void dp_conn_handle(dp_engine *engine, dp_conn *conn)
 {
     if (conn->role == DP_PROBER) {
@@ -535,15 +550,8 @@ void dp_conn_handle(dp_engine *engine, dp_conn *conn)
         if (conn->state == DP_S_CONNECTING) {
             if ((conn->io & (DP_IO_WRITE | DP_IO_BROKEN | DP_IO_EOF)) == 0)
                 return;
-            dp_conn *down = conn->peer;
-            if (dp_upstream_connected(engine, conn) != DP_OK &&
-                dp_upstream_retry(engine, conn) != DP_OK) {
-                if (down->protocol == DP_HTTP)
-                    dp_http_upstream_failed(engine, down, false);
-                else
-                    dp_tcp_upstream_failed(engine, down);
-                if (down->state != DP_S_DEAD)
-                    dp_ready_push(engine, down);
+            if (dp_upstream_connected(engine, conn) != DP_OK) {
+                connect_failed(engine, conn, false);
                 return;
             }
         }
@@ -564,19 +572,10 @@ void dp_conn_handle(dp_engine *engine, dp_conn *conn)
 
 static void upstream_timeout(dp_engine *engine, dp_conn *up)
 {
-    dp_conn *down = up->peer;
-    if (up->state == DP_S_IDLE) {
+    if (up->state == DP_S_IDLE)
         dp_upstream_release(engine, up, false);
-        return;
-    }
-    if (up->state != DP_S_CONNECTING || dp_upstream_retry(engine, up) == DP_OK)
-        return;
-    if (down->protocol == DP_HTTP)
-        dp_http_upstream_failed(engine, down, true);
-    else
-        dp_tcp_upstream_failed(engine, down);
-    if (down->state != DP_S_DEAD)
-        dp_ready_push(engine, down);
+    else if (up->state == DP_S_CONNECTING)
+        connect_failed(engine, up, true);
 }
 
 void dp_conn_timeout(dp_engine *engine, dp_conn *conn)

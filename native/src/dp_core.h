@@ -535,8 +535,8 @@ int dp_tunnel_begin(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len)
 void dp_tcp_accepted(dp_engine *engine, dp_conn *down);
 void dp_tcp_pump(dp_engine *engine, dp_conn *down);
 void dp_tcp_timeout(dp_engine *engine, dp_conn *down);
-void dp_tcp_upstream_failed(dp_engine *engine, dp_conn *down);
-void dp_tcp_opened(dp_engine *engine, dp_conn *down, int result);
+void dp_tcp_opened(dp_engine *engine, dp_conn *down, int result);   /* what dp_upstream_open gave */
+void dp_tcp_reopened(dp_engine *engine, dp_conn *down, int result); /* dp_upstream_retry */
 
 /* Of a request's head. */
 static inline dp_head_limits dp_head_limits_of(const dp_engine *engine)

@@ -17,6 +17,7 @@ enum {
     DP_RAMP_MS = 250,          /* a slow start's steps */
     DP_RAMP_LEAST = 10,        /* percent of its weight that an endpoint returns with */
     DP_ROOM_MS = 16,           /* how soon room that another process left is seen */
+    DP_OVERTAKEN_MAX = 16,     /* those first in line that the others pass for once */
     DP_LEND_MS = 100,          /* how soon idle connections are given up to those that wait */
     DP_BUDGET_LEAST = 10,      /* repeats that a quiet route has in hand */
     DP_BUDGET_MOST = 100

@@ -4,7 +4,8 @@
  * A record, little-endian, version 1 (documented in ARCHITECTURE.md, "Moving"):
  *   u32 length of the whole record    u16 version    u8 kind (1: http between requests)
  *   u8 flags (1: its last exchange ended during the drain)
- *   u8 listener name length    u8 client text length    u16 zero
+ *   u8 listener name length    u8 client text length
+ *   u16 client port, as a PROXY header told it, 0: not told (always, by older versions)
  *   u32 bytes already read     u32 ms left to its deadline, 0: none
  *   u64 when it was frozen, CLOCK_MONOTONIC in us
  *   listener name, client text, bytes already read */
@@ -119,7 +120,7 @@ static void record_write(const dp_engine *engine, const dp_conn *conn, uint8_t *
     at[7] = (conn->flags & DP_C_AFTER_REQUEST) != 0 ? FLAG_AFTER_REQUEST : 0;
     at[8] = (uint8_t)name_len;
     at[9] = conn->client_len;
-    put16(at + 10, 0);
+    put16(at + 10, conn->client_port);
     put32(at + 12, conn->in.len);
     put32(at + 16, (uint32_t)left);
     put32(at + 20, (uint32_t)conn->frozen_us);
@@ -263,6 +264,7 @@ static bool record_take(dp_engine *engine, dp_batch *batch, const uint8_t *at, i
     conn->io = DP_IO_WRITE;
     conn->deadline = get32(at + 16); /* ms left, until it starts */
     conn->frozen_us = get32(at + 20) | (uint64_t)get32(at + 24) << 32;
+    conn->client_port = (uint16_t)get16(at + 10);
     dp_client_moved(engine, conn, at + RECORD_FIXED + at[8], at[9]);
     if (!dp_limit_allows(engine, conn)) { /* blue says goodbye */
         engine->stats->denied_total++;

@@ -148,11 +148,35 @@ void dp_queue_poll(dp_engine *engine)
     }
 }
 
-/* Opens for the first in line. False: it has to go on waiting, and is the first again. */
-static bool serve_first(dp_engine *engine, dp_group *group, dp_conn *down)
+/* The ring's place of the waiter that has so many before it. */
+static dp_waiter *place_of(const dp_group *group, uint32_t before)
+{
+    return &group->ring[(group->ring_head + before) % group->ring_size];
+}
+
+static void take_out(dp_group *group, uint32_t place)
+{
+    for (uint32_t i = place; i > 0; i--)
+        *place_of(group, i) = *place_of(group, i - 1);
+    group->ring_head = (group->ring_head + 1) % group->ring_size;
+    group->ring_count--;
+}
+
+/* down, which joined as the last, has its place again. */
+static void put_back(dp_group *group, uint32_t place, const dp_conn *down)
+{
+    group->ring_head = (group->ring_head + group->ring_size - 1) % group->ring_size;
+    for (uint32_t i = 0; i < place; i++)
+        *place_of(group, i) = *place_of(group, i + 1);
+    *place_of(group, place) =
+        (dp_waiter){.key = dp_conn_key(down), .ticket = down->exchange->ticket};
+}
+
+/* Opens for one that waits, and is out of the ring. False: it has to go on, at its place again. */
+static bool serve_one(dp_engine *engine, dp_group *group, dp_conn *down, uint32_t place)
 {
     uint64_t left = down->deadline > engine->now_ms ? down->deadline - engine->now_ms : 1;
-    struct iovec iov = {.iov_base = down->exchange->sent.data + down->exchange->sent.off,
+    struct iovec iov = {.iov_base = dp_buffer_start(&down->exchange->sent),
                         .iov_len = down->exchange->sent.len};
     dp_queue_leave(engine, down);
     uint32_t others = group->waiting;
@@ -160,11 +184,7 @@ static bool serve_first(dp_engine *engine, dp_group *group, dp_conn *down)
     int result = dp_upstream_open(engine, down, &iov, 1);
     group->waiting += others;
     if (result == DP_NEED_MORE) {
-        group->ring_count--;
-        group->ring_head = (group->ring_head + group->ring_size - 1) % group->ring_size;
-        group->ring_count++;
-        group->ring[group->ring_head] =
-            (dp_waiter){.key = dp_conn_key(down), .ticket = down->exchange->ticket};
+        put_back(group, place, down);
         dp_timer_set(engine, down, left);
         return false;
     }
@@ -180,15 +200,15 @@ static bool serve_first(dp_engine *engine, dp_group *group, dp_conn *down)
 static void serve_group(dp_engine *engine, dp_group *group)
 {
     group->has_room = false;
-    while (group->ring_count != 0) {
-        dp_waiter waiter = group->ring[group->ring_head];
+    uint32_t passed = 0; /* those that have tried where there is room, and wait for the others */
+    while (group->ring_count > passed && passed < DP_OVERTAKEN_MAX) {
+        const dp_waiter waiter = *place_of(group, passed);
         dp_conn *down = waiter_of(engine, &waiter);
         if (down != NULL && group->balancer.open_count == 0 && group->balancer.usable != 0)
             return; /* it stays the first */
-        group->ring_head = (group->ring_head + 1) % group->ring_size;
-        group->ring_count--;
-        if (down != NULL && !serve_first(engine, group, down))
-            return;
+        take_out(group, passed);
+        if (down != NULL && !serve_one(engine, group, down, passed))
+            passed++;
     }
 }
 

@@ -140,12 +140,10 @@ void dp_tcp_opened(dp_engine *engine, dp_conn *down, int result)
     dp_timer_set(engine, down, engine->options.tunnel_idle_ms);
 }
 
-void dp_tcp_upstream_failed(dp_engine *engine, dp_conn *down)
+void dp_tcp_reopened(dp_engine *engine, dp_conn *down, int result)
 {
-    dp_meter_failed(engine, down);
-    dp_tunnel_over(engine, down, DP_OUT_CONNECT_FAILED);
-    engine->stats->tunnels--; /* its upstream connection is gone already */
-    dp_conn_reset(engine, down);
+    engine->stats->tunnels--; /* its upstream connection is gone */
+    dp_tcp_opened(engine, down, result);
 }
 
 void dp_tcp_timeout(dp_engine *engine, dp_conn *down)

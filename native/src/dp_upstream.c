@@ -257,11 +257,18 @@ static int nobody_left(dp_engine *engine, dp_conn *down, const struct iovec *iov
     return dp_queue_join(engine, down, iov, count);
 }
 
+/* Whether those that wait have the first claim on what room there is. Where they were offered it,
+ * they have tried those endpoints already. */
+static bool is_after_others(const dp_group *group)
+{
+    return group->waiting != 0 && (group->has_room || group->balancer.open_count == 0);
+}
+
 int dp_upstream_open(dp_engine *engine, dp_conn *down, struct iovec *iov, int count)
 {
     const dp_upstream *upstream = &engine->tables.upstreams[down->exchange->upstream];
     dp_tried *tried = &down->exchange->tried;
-    if (engine->groups[down->exchange->upstream].waiting != 0)
+    if (is_after_others(&engine->groups[down->exchange->upstream]))
         return dp_queue_join(engine, down, iov, count);
     const dp_conn *bound = bound_to(engine, down);
     if (bound != NULL && down->exchange->stuck < 0 &&
@@ -286,36 +293,38 @@ int dp_upstream_open(dp_engine *engine, dp_conn *down, struct iovec *iov, int co
     return result;
 }
 
+/* What waits to leave by up, without a PROXY header: down's once more. */
+static void take_back(dp_engine *engine, dp_conn *down, dp_conn *up)
+{
+    dp_buffer *sent = &down->exchange->sent;
+    dp_proxy_header header;
+    if (sent->len != 0) /* the same bytes, for the route's retries */
+        return;
+    dp_buffer_free(engine, sent);
+    *sent = up->out;
+    up->out = (dp_buffer){0};
+    if (upstream_of(engine, up->endpoint)->proxy_protocol != 0 &&
+        dp_proxy_parse(dp_buffer_start(sent), sent->len, &header) == DP_OK)
+        dp_buffer_consume(engine, sent, header.header_len);
+}
+
 int dp_upstream_retry(dp_engine *engine, dp_conn *up)
 {
     dp_conn *down = up->peer;
-    const dp_upstream *upstream = upstream_of(engine, up->endpoint);
     const dp_pool *pool = &engine->pools[up->endpoint];
-    dp_buffer first = up->out; /* a PROXY header, too: it says the same to all */
-    up->out = (dp_buffer){0};
     dp_meter_connect_failed(engine, up->endpoint);
     dp_tried_add(&down->exchange->tried, pool->index);
+    take_back(engine, down, up);
     detach(engine, up);
     dp_conn_close(engine, up);
     dp_outcome_failed(engine, pool->endpoint->slot);
-    int index;
-    while (dp_retry_may_fail_over(down->exchange) && (index = dp_pick(engine, down)) >= 0) {
-        const dp_endpoint *endpoint = &upstream->endpoints[index];
-        if (!takes_one_more(engine, endpoint))
-            continue;
-        dp_conn *other = connect_to(engine, endpoint);
-        if (other == NULL) {
-            dp_tried_add(&down->exchange->tried, (uint32_t)index);
-            dp_outcome_failed(engine, endpoint->slot);
-            continue;
-        }
-        other->out = first;
-        attach(engine, down, other);
-        return DP_OK;
+    if (!dp_retry_may_fail_over(down->exchange)) {
+        dp_meter_up(engine, pool->upstream, false);
+        return DP_ESYSTEM;
     }
-    dp_buffer_free(engine, &first);
-    dp_meter_up(engine, (uint32_t)down->exchange->upstream, false);
-    return DP_ESYSTEM;
+    struct iovec iov = {.iov_base = dp_buffer_start(&down->exchange->sent),
+                        .iov_len = down->exchange->sent.len};
+    return dp_upstream_open(engine, down, &iov, 1);
 }
 
 int dp_socket_connected(int fd, const dp_endpoint *endpoint)

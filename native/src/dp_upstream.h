@@ -11,7 +11,7 @@
  * DP_EGONE: no endpoint is healthy; DP_ETOOBIG: too many wait already; DP_ESYSTEM: none is left to
  * try; DP_ENOMEM. */
 int dp_upstream_open(dp_engine *engine, dp_conn *down, struct iovec *iov, int count);
-/* conn, connecting, failed: tries the next endpoint with the same bytes. */
+/* up, connecting, failed: another endpoint with the same bytes, as dp_upstream_open. */
 int dp_upstream_retry(dp_engine *engine, dp_conn *up);
 void dp_upstream_release(dp_engine *engine, dp_conn *up, bool reusable);
 /* A connecting socket became writable: DP_OK or DP_ESYSTEM. */

@@ -6,7 +6,6 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
 
 import pytest
 
@@ -18,6 +17,11 @@ from tests.support.upstreams import app_of, key
 
 START = Callable[..., Proxy]
 SERVE = Callable[..., Upstream]
+
+
+# So many that none of four endpoints is left out, nor two of three, wherever their ports lie: of 40
+# keys all that were of one endpoint go to the same other one in a run of 500.
+KEYS = 100
 
 
 def named(name: str, *, after: float = 0) -> Callable[[Peer], None]:
@@ -81,7 +85,7 @@ def test_p2c_learns_which_endpoint_is_quick(proxy: START, upstream: SERVE) -> No
     ],
 )
 def test_maglev_keeps_a_key_at_its_endpoint(
-    chosen_by: object, fields: str, proxy: START, upstream: SERVE, stack: ExitStack
+    chosen_by: object, fields: str, proxy: START, upstream: SERVE
 ) -> None:
     names = "abcd"
     served = {name: upstream(named(name)) for name in names}
@@ -89,10 +93,10 @@ def test_maglev_keeps_a_key_at_its_endpoint(
     homes: dict[int, str] = {}
     for order in (ports, ports[::-1]):  # the same whatever the list's order, and in each process
         running = proxy(spec=app_of(*order, balance="maglev", key=chosen_by), seed=(order[0], 1))
-        with running.client() as client:
-            for user in range(40):
-                told = set(answers(client, 2, fields.format(user)))
-                assert told == {homes.setdefault(user, min(told))}
+        with running, running.client() as client:
+            for user in range(KEYS):
+                told = answers(client, 1, fields.format(user))
+                assert told == homes.setdefault(user, told)
     assert set(homes.values()) == set(names)
     served["a"].close()  # its keys spread, and nobody else's moves
     running = proxy(spec=app_of(*ports, balance="maglev", key=chosen_by))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import socket
 import struct
 from collections.abc import Callable
 
 import pytest
 
+from dataplane.model.spec import AppSpec
 from tests.support.client import Client
 from tests.support.engine import Proxy
 from tests.support.upstream import Peer, Upstream
@@ -40,6 +42,18 @@ def end_of(client: Client) -> tuple[str, int]:
     return name
 
 
+def behind_a_proxy(port: int) -> AppSpec:
+    """Its http clients are named by a PROXY header, and so to its upstream."""
+    spec = app_of(port, proxy_protocol="v1")
+    listeners = tuple(
+        dataclasses.replace(one, proxy_protocol=True, trusted_proxies=("127.0.0.0/8",))
+        if one.protocol == "http"
+        else one
+        for one in spec.listeners
+    )
+    return dataclasses.replace(spec, listeners=listeners)
+
+
 def test_version_1_names_both_ends(proxy: START, upstream: SERVE) -> None:
     running = proxy(spec=app_of(upstream(reads_v1).port, proxy_protocol="v1"))
     with running.client() as client:
@@ -69,18 +83,34 @@ def test_version_2_names_both_ends(proxy: START, upstream: SERVE) -> None:
 def test_whom_a_trusted_proxy_names_is_named_to_the_upstream(
     told: str, source: str, proxy: START, upstream: SERVE
 ) -> None:
-    spec = app_of(upstream(reads_v1).port, proxy_protocol="v1")
-    listeners = tuple(
-        dataclasses.replace(one, proxy_protocol=True, trusted_proxies=("127.0.0.0/8",))
-        if one.protocol == "http"
-        else one
-        for one in spec.listeners
-    )
-    running = proxy(spec=dataclasses.replace(spec, listeners=listeners))
+    running = proxy(spec=behind_a_proxy(upstream(reads_v1).port))
     with running.client() as client:
         client.send(told.encode())
         for _ in range(2):
             assert client.get().body.decode() == f"PROXY {source} {running.port}\r\n"
+
+
+@pytest.mark.parametrize("by_older", [False, True])
+def test_whom_it_named_is_named_after_a_swap_too(
+    by_older: bool, proxy: START, upstream: SERVE
+) -> None:
+    """A record of an older version tells no port."""
+    spec = behind_a_proxy(upstream(reads_v1).port)
+    blue, green = proxy(spec=spec), proxy(spec=spec)
+    told = f"PROXY TCP4 192.0.2.1 127.0.0.1 1234 {blue.port}\r\n"
+    with blue.client() as client:
+        client.send(told.encode())
+        assert client.get().body.decode() == told
+        blue.call(blue.engine.pause)
+        blue.call(blue.engine.drain)
+        records, fds = blue.call(lambda: blue.engine.save(1, 1, 4096))
+        if by_older:
+            records = records[:10] + bytes(2) + records[12:]
+        assert green.call(lambda: green.engine.hold(1, records, [os.dup(fds[0])])) == b"\0"
+        blue.call(lambda: blue.engine.commit(1, b"\0"))
+        green.call(lambda: green.engine.start(1, 1))
+        expected = told.replace("1234", "0") if by_older else told
+        assert client.get().body.decode() == expected
 
 
 def test_no_connection_is_shared_by_two_clients(proxy: START, upstream: SERVE) -> None:

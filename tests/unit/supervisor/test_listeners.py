@@ -48,6 +48,10 @@ def is_listening(fd: int) -> bool:
         return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
+def is_open(lent: Lent) -> bool:
+    return all(sock.fileno() >= 0 for _, sock in lent.sockets)
+
+
 def test_free_port_is_told_and_kept_for_the_next_generation(listeners: Listeners) -> None:
     blue = listeners.acquire(BILLING, spec("127.0.0.1:0"))
     green = listeners.acquire(BILLING, spec("127.0.0.1:0"))
@@ -156,3 +160,15 @@ def test_all_of_ipv6_takes_ipv4_only_where_it_is_asked_to(listeners: Listeners) 
         assert connects(f"127.0.0.1:{port}") is reached
         with socket.socket(socket.AF_INET6) as client:
             assert client.connect_ex(("::1", int(port))) == 0
+
+
+def test_what_is_given_back_after_the_end_holds_nothing_and_breaks_nothing(
+    listeners: Listeners,
+) -> None:
+    late = listeners.acquire(BILLING, spec("127.0.0.1:0", workers=2))
+    listeners.close()
+    assert not connects(address(late))
+    listeners.release(late)
+    after = listeners.acquire(BILLING, spec("127.0.0.1:0"))
+    listeners.release(late)  # and nothing of what came after it
+    assert is_open(after)

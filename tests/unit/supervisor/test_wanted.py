@@ -27,14 +27,15 @@ def wanted(path: Path, lines: list[str] | None = None) -> Wanted:
     return Wanted(path, Events(SystemClock(), told.append))
 
 
-def keep(entries: Wanted, change: Callable[[], None]) -> None:
-    """Makes a change while `keep` runs, and waits until it is saved."""
+def keep(entries: Wanted, *changes: Callable[[], None]) -> None:
+    """Makes each change while `keep` runs, and waits until it is saved."""
 
     async def whole() -> None:
         async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
             keeping = tasks.create_task(entries.keep())
-            change()
-            await entries.saved()
+            for change in changes:
+                change()
+                await entries.saved()
             keeping.cancel()
 
     asyncio.run(whole())
@@ -117,3 +118,40 @@ def test_disk_that_fails_is_told_and_stops_nothing(tmp_path: Path) -> None:
     keep(entries, lambda: entries.serves(APP, image(1)))
     assert any("state.not_written" in line for line in lines)
     assert entries.app(APP).image == image(1)
+
+
+def test_what_changes_nothing_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "apps.json"
+    entries = wanted(path)
+    addresses = (("a.example", ("192.0.2.1",)),)
+    files: list[int] = []  # each write is a new file in its place
+
+    def serves() -> None:
+        entries.serves(APP, image(1), addresses)
+
+    def again() -> None:
+        files.append(path.stat().st_ino)
+        serves()
+        entries.recalled(APP, image(1), addresses)
+        entries.used_generation(APP, 0)
+
+    def other() -> None:
+        files.append(path.stat().st_ino)
+        entries.recalled(APP, image(1))
+
+    keep(entries, serves, again, other)
+    assert files[0] == files[1] != path.stat().st_ino
+    assert wanted(path).app(APP).addresses == ()
+
+
+def test_what_could_not_be_written_is_tried_again_without_a_change(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "apps.json"
+    entries = wanted(path)
+
+    def again() -> None:
+        assert not path.exists()
+        path.parent.mkdir()
+        entries.stopped(APP)
+
+    keep(entries, lambda: entries.stopped(APP), again)
+    assert wanted(path).app(APP).stopped
