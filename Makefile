@@ -20,10 +20,10 @@ PY_FORMATTED := $(wildcard dataplane tests benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test quick fmt lint san fuzz bench check clean native build
+.PHONY: help setup run test quick fmt lint san san-e2e san-tree fuzz bench check clean native build
 
 help:
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(LIBRARY) ## set up what is missing: .venv, tools, the C library, the command .venv/bin/dataplane
 	@:
@@ -52,22 +52,31 @@ lint: setup ## ruff, mypy --strict, import rules, clang-format, gcc -fanalyzer w
 	@$(MAKE) --no-print-directory -C benchmarks/load lint
 
 # A copy of the tree with a sanitised library in it, so that the normal one stays as it is. The
-# interpreter itself is not sanitised: what it never frees is not our leak. Only tests that drive the
-# engine in their own process: a sealed worker could not even open the file a report needs.
+# interpreter itself is not sanitised: what it never frees is not our leak. First the tests that
+# drive the engine in their own process, with all of Python's memory watched, too.
 SAN := $(BUILD)/san
 SAN_TESTS = $(wildcard tests/unit/engine tests/property tests/conformance tests/integration/test_http_*.py tests/integration/test_tcp_*.py)
-san: setup ## run the engine's tests on a library with the address and undefined sanitizers
+SAN_E2E ?= tests/e2e
+LIBASAN = $(realpath $(shell $(or $(CC),cc) -print-file-name=libasan.so))
+SAN_RUN = cd $(SAN) && LD_PRELOAD="$(LIBASAN)" \
+    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:handle_segv=0 UBSAN_OPTIONS=print_stacktrace=1
+san: san-tree ## run the engine's tests on a library with the address and undefined sanitizers
+	@$(SAN_RUN) PYTHONMALLOC=malloc $(CURDIR)/$(BIN)/python -P -m pytest -q -p no:cacheprovider \
+	    --capture=sys --timeout 240 $(SAN_TESTS)
+
+# The installed command, and workers that are sealed; tests/support/sanitised_tree.py tells how.
+san-e2e: san-tree ## run the end-to-end tests with that library in every sealed worker
+	@$(BIN)/python tests/support/sanitised_tree.py $(SAN) "$(LIBASAN)" $(VENV)
+	@$(SAN_RUN) .venv/bin/python -P -m pytest -q -p no:cacheprovider --timeout 240 $(SAN_E2E)
+
+san-tree: setup
 	@mkdir -p $(SAN)
-	@rm -rf $(SAN)/dataplane $(SAN)/native $(SAN)/tests
-	@cp -R dataplane native tests pyproject.toml README.md LICENSE $(SAN)/
+	@rm -rf $(SAN)/dataplane $(SAN)/native $(SAN)/tests $(SAN)/benchmarks
+	@cp -R dataplane native tests benchmarks pyproject.toml README.md LICENSE $(SAN)/
 	@cp -R configs $(SAN)/ 2>/dev/null || true
 	@find $(SAN)/dataplane -name '*.so' -delete
 	@cd $(SAN) && DATAPLANE_SANITIZE=address,undefined $(CURDIR)/$(BIN)/python -W ignore \
 	    -c 'from setuptools import setup; setup()' -q build_ext --inplace >/dev/null
-	@cd $(SAN) && LD_PRELOAD="$$($(or $(CC),cc) -print-file-name=libasan.so)" \
-	    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:handle_segv=0 \
-	    UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
-	    $(CURDIR)/$(BIN)/python -P -m pytest -q -p no:cacheprovider --capture=sys --timeout 240 $(SAN_TESTS)
 
 fuzz: setup ## run each fuzz target for FUZZ_SECONDS (60), and the properties on new examples
 	@$(MAKE) --no-print-directory -C native fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)

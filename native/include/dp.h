@@ -493,7 +493,8 @@ typedef struct {
 
 /* Writes each area to the file and lays a private mapping of the file over it: nothing changes for
  * who reads or writes there. An area that cannot be moved stays as it was and gets len 0. No other
- * thread may run, and the stack must not be among them. */
+ * thread may run, and the stack must not be among them. DP_ESYSTEM (ENOTSUP): a library that was
+ * built with the address sanitiser moves nothing. */
 int dp_memory_share(dp_memory_area *areas, uint32_t count, int fd);
 /* Maps the file for reading, for as long as the process lives. DP_ESYSTEM. */
 int dp_memory_map(int fd, size_t len, const uint8_t **ret_base);

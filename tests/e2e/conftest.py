@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -13,6 +14,10 @@ import pytest
 from tests.support.dataplane import Dataplane
 from tests.support.installation import copy_package
 from tests.support.load import build_tools
+
+# This process has the sanitiser by now, if it was told to. Commands never load the engine, zygotes
+# get it in another way, and programs of others (curl, ps) may hang with it.
+os.environ.pop("LD_PRELOAD", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

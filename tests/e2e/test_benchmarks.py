@@ -12,9 +12,11 @@ from typing import Any, Final
 
 import pytest
 
+from tests.support.sanitised import measures
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(220)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(220), measures("figures")]
 
 
 def run(script: str, *words: str, environment: dict[str, str] | None = None) -> dict[str, Any]:

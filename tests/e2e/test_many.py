@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from tests.support.dataplane import Dataplane, app_config, eventually
+from tests.support.sanitised import measures
 from tests.support.wire import Wire
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -19,6 +20,7 @@ APPS: Final = 12
 pytestmark = [pytest.mark.timeout(120)]
 
 
+@measures("figures")
 @pytest.mark.parametrize("figure", ["start", "memory", "plan", "swaps", "broken"])
 def test_figure_of_many_apps_is_taken_and_no_promise_is_broken(figure: str) -> None:
     ran = subprocess.run(

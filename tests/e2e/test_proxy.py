@@ -15,6 +15,7 @@ import pytest
 from tests.support.dataplane import Dataplane, app_config, tcp_config
 from tests.support.load import Load, token_upstream
 from tests.support.origin import Origin, echoing, parroting
+from tests.support.sanitised import measures
 from tests.support.wire import Message, Wire, request
 
 
@@ -158,6 +159,7 @@ def test_bodies_pass_whole_and_both_ways(plane: Dataplane, load_tools: None) -> 
             assert report["ok"] > 0
 
 
+@measures("memory")
 def test_slow_reader_never_grows_the_worker(plane: Dataplane, load_tools: None) -> None:
     """Backpressure: what the client does not take stays at the upstream."""
     with token_upstream() as port:

@@ -185,7 +185,8 @@ def test_partly_read_head_moves_with_its_bytes(plane: Dataplane) -> None:
 def test_every_byte_of_a_head_may_be_the_last_before_a_swap(plane: Dataplane) -> None:
     """A swap after each few bytes of one head: it is put together over many generations."""
     with Origin(answering(b"whole")) as origin:
-        digests = turns(*images(plane, origin.port)[::-1])
+        # The head's own deadline goes on over all of these swaps.
+        digests = turns(*images(plane, origin.port, timeouts={"header": "2m"})[::-1])
         whole = request("/sliced", "x-field: value", "content-length: 0", method="POST")
         with Wire.connect(plane.address()) as client:
             for at in range(0, len(whole), 9):

@@ -1,7 +1,7 @@
 """The real command, driven as a person or a script would: in folders of its own, sealed as always.
 
 What is started here is ended here, and `close` is a test of its own: no process, no zombie and no
-socket file may be left.
+socket file may be left, and no process may have crashed or been found at fault by a sanitiser.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from tests.conftest import command_line, descendants, socket_files
+from tests.support.sanitised import PATIENCE, fault_told
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PROGRAM: Final = (str(Path(sys.executable).parent / "dataplane"),)
 APP: Final = "billing"
-SECONDS: Final = 20.0
+SECONDS: Final = 20.0 * PATIENCE
 
 Json = dict[str, Any]
 _T = TypeVar("_T")
@@ -141,6 +142,8 @@ class Dataplane:
             out.seek(0)
             err.seek(0)
             finished = Finished(code=ended.returncode, out=out.read(), err=err.read())
+        fault = fault_told(finished.err)
+        assert fault is None, f"{words}: {fault}"
         assert finished.code == code, (words, finished)
         return finished
 
@@ -322,7 +325,14 @@ class Dataplane:
                 os.close(pidfd)
             self._threads.shutdown(wait=False, cancel_futures=True)
         complaints += [f"socket file was left: {path}" for path in socket_files(self.folder)]
+        complaints += self._faults()
         assert not complaints, ("\n".join(complaints), self.tail())
+
+    def _faults(self) -> list[str]:
+        """What supervisors, in the foreground or not, and all below them wrote of faults."""
+        logs = (self.folder / "supervisor.err", self.state_dir / "logs" / "supervisor.log")
+        texts = [log.read_text(errors="replace") for log in logs if log.exists()]
+        return [fault for text in texts if (fault := fault_told(text)) is not None]
 
     def _end(self, tree: Mapping[int, int]) -> list[str]:
         if self._child is not None:
