@@ -372,7 +372,8 @@ void dp_ready_push(dp_engine *engine, dp_conn *conn)
 
 size_t dp_conn_read_size(const dp_conn *conn)
 {
-    return (size_t)DP_READ_MIN << conn->read_shift;
+    size_t size = (size_t)DP_READ_MIN << conn->read_shift;
+    return size < DP_READ_MAX ? size : DP_READ_MAX;
 }
 
 ssize_t dp_conn_read(dp_engine *engine, dp_conn *conn, uint8_t *data, size_t len)
@@ -567,6 +568,10 @@ static void upstream_timeout(dp_engine *engine, dp_conn *up)
     dp_conn *down = up->peer;
     if (up->state == DP_S_IDLE) {
         dp_upstream_release(engine, up, false);
+        return;
+    }
+    if (up->gathers > 1) {
+        dp_gather_timeout(engine, up);
         return;
     }
     if (up->state != DP_S_CONNECTING || dp_upstream_retry(engine, up) == DP_OK)

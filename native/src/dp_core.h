@@ -43,8 +43,12 @@ enum {
     DP_PIPE_BYTES = 256 * 1024,
     DP_PIPES_MAX = 128,         /* half of what the kernel lets a user who is not root have */
     DP_SPLICE_MIN = 256 * 1024, /* less of a body is read and written */
+    DP_SPLICE_MAX = 512 * 1024, /* at once: a pipe of pages holds segments, which are larger */
     DP_SPLICE_SHIFT = 3,        /* so many times the read size doubled: bulk, of no known length */
-    DP_WATCH_LATE_MS = 1000     /* a client that goes unseen is noticed after so long */
+    DP_SPLICE_SHIFT_MAX = 5,
+    DP_GATHER_BYTES = 256 * 1024, /* of an answer, before they are told of */
+    DP_GATHER_MS = 20,            /* a source that is silent for so long is slow */
+    DP_WATCH_LATE_MS = 1000       /* a client that goes unseen is noticed after so long */
 };
 
 /* --- connections ----------------------------------------------------------------------------- */
@@ -151,7 +155,8 @@ typedef struct dp_exchange {
     uint8_t repeats;
     bool request_piped;
     bool response_piped;
-    dp_buffer sent; /* the whole request so far, while it may be sent again, or waits */
+    bool response_stalled; /* for DP_GATHER_MS: its bytes are passed on as they come */
+    dp_buffer sent;        /* the whole request so far, while it may be sent again, or waits */
     dp_account account;
 } dp_exchange;
 
@@ -173,6 +178,7 @@ struct dp_conn {
     uint32_t scanned;   /* of a partial head, dp_head_end's */
     uint32_t looked;    /* bytes of in that were looked at: more must come */
     uint32_t lingered;
+    uint32_t gathers; /* up: bytes that must be here before they are told of; 0: any */
     dp_conn *peer;
     dp_buffer in;      /* read, not yet used */
     dp_buffer out;     /* to be written */
@@ -378,6 +384,8 @@ enum dp_passed {
 /* More of a body through a pipe; left, piped and *ret_done are its state. */
 enum dp_passed dp_splice_body(dp_engine *engine, dp_conn *from, dp_conn *to, uint8_t framing,
                               uint64_t *left, bool *piped, bool *ret_done);
+void dp_gather_end(dp_conn *up); /* nothing if it does not */
+void dp_gather_timeout(dp_engine *engine, dp_conn *up);
 void dp_pipe_drop(dp_engine *engine, dp_conn *conn); /* with all that is in it */
 void dp_pipes_trim(dp_engine *engine, bool all);
 
