@@ -158,6 +158,7 @@ bool dp_exchange_open(dp_engine *engine, dp_conn *down)
     engine->free_exchanges = exchange->next;
     memset(exchange, 0, sizeof(*exchange));
     down->exchange = exchange;
+    dp_client_begin(down);
     return true;
 }
 

@@ -186,7 +186,7 @@ static void tell_from(dp_conn *up, uint32_t bytes)
 
 void dp_gather_end(dp_conn *up)
 {
-    if (up->gathers <= 1)
+    if (up->role != DP_UP || up->gathers <= 1)
         return;
     tell_from(up, 1);
     up->deadline = 0;
