@@ -211,8 +211,6 @@ int dp_engine_probe(dp_engine *engine, int fd)
     conn->protocol = DP_HTTP;
     conn->io = DP_IO_READ | DP_IO_WRITE;
     engine->now_ms = dp_clock_ms();
-    memcpy(conn->client, "probe", 5);
-    conn->client_len = 5;
     if (dp_conn_watch(engine, conn, DP_W_OWN) != DP_OK) {
         dp_conn_close(engine, conn);
         return DP_ESYSTEM;

@@ -188,6 +188,8 @@ void dp_access_line(dp_engine *engine, dp_conn *down, uint64_t now_us)
     dp_account *account = &down->exchange->account;
     uint8_t line[DP_LOG_LINE_MAX];
     uint8_t part[DP_LOG_PART_MAX];
+    char client[DP_CLIENT_TEXT];
+    const size_t client_len = dp_client_text(down, client);
     const uint8_t *known = account->line.data + account->line.off;
     size_t known_len = account->line.len;
     if (known_len == 0) {
@@ -197,7 +199,7 @@ void dp_access_line(dp_engine *engine, dp_conn *down, uint64_t now_us)
     }
     dp_log_end end = {
         .wall_us = wall_us(access, now_us),
-        .client = {.data = (const uint8_t *)down->client, .len = down->client_len},
+        .client = {.data = (const uint8_t *)client, .len = (uint32_t)client_len},
         .status = account->status,
         .bytes_in = account->bytes_in,
         .bytes_out = account->bytes_out,

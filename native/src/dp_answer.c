@@ -62,7 +62,6 @@ void dp_answer_refuse_head(dp_engine *engine, dp_conn *down, uint32_t status, co
         return;
     down->exchange->minor = 1;
     down->exchange->method = head ? DP_M_HEAD : 0;
-    dp_client_reset(down); /* not the client of the request before this one */
     down->state = DP_S_EXCHANGE;
     dp_exchange_begun(engine, down, NULL);
     dp_answer_refuse(engine, down, status);

@@ -8,14 +8,14 @@
 static uint32_t class_of(size_t need)
 {
     uint32_t class = 0;
-    while (((size_t)1 << (class + DP_BUFFER_MIN_SHIFT)) < need)
+    while (((size_t)DP_BUFFER_MIN << class) < need)
         class++;
     return class;
 }
 
 static uint8_t *block_take(dp_engine *engine, uint32_t class)
 {
-    size_t size = (size_t)1 << (class + DP_BUFFER_MIN_SHIFT);
+    size_t size = (size_t)DP_BUFFER_MIN << class;
     uint8_t *block = engine->free_buffers[class];
     if (engine->options.max_buffer_bytes != 0 &&
         engine->buffer_bytes + size > engine->options.max_buffer_bytes)
@@ -29,19 +29,18 @@ static uint8_t *block_take(dp_engine *engine, uint32_t class)
     return block;
 }
 
-static void block_give(dp_engine *engine, uint8_t *block, size_t size)
+static void block_give(dp_engine *engine, uint8_t *block, uint32_t class)
 {
-    uint32_t class = class_of(size);
     memcpy(block, &engine->free_buffers[class], sizeof(uint8_t *));
     engine->free_buffers[class] = block;
-    engine->buffer_bytes -= size;
+    engine->buffer_bytes -= (size_t)DP_BUFFER_MIN << class;
     engine->stats->buffer_bytes = engine->buffer_bytes;
 }
 
 int dp_buffer_reserve(dp_engine *engine, dp_buffer *buffer, size_t need)
 {
-    if (need <= buffer->cap) {
-        if (buffer->off + need > buffer->cap) {
+    if (need <= dp_buffer_room(buffer)) {
+        if (buffer->off + need > dp_buffer_room(buffer)) {
             memmove(buffer->data, buffer->data + buffer->off, buffer->len);
             buffer->off = 0;
         }
@@ -56,9 +55,9 @@ int dp_buffer_reserve(dp_engine *engine, dp_buffer *buffer, size_t need)
     if (buffer->len > 0)
         memcpy(block, buffer->data + buffer->off, buffer->len);
     if (buffer->data != NULL)
-        block_give(engine, buffer->data, buffer->cap);
+        block_give(engine, buffer->data, buffer->class);
     buffer->data = block;
-    buffer->cap = (uint32_t)1 << (class + DP_BUFFER_MIN_SHIFT);
+    buffer->class = class & 0xff;
     buffer->off = 0;
     return DP_OK;
 }
@@ -78,7 +77,7 @@ int dp_buffer_append(dp_engine *engine, dp_buffer *buffer, const uint8_t *data, 
 void dp_buffer_consume(dp_engine *engine, dp_buffer *buffer, size_t len)
 {
     DP_CHECK(len <= buffer->len);
-    buffer->off += (uint32_t)len;
+    buffer->off = (buffer->off + (uint32_t)len) & 0xffffff;
     buffer->len -= (uint32_t)len;
     if (buffer->len == 0)
         dp_buffer_free(engine, buffer);
@@ -87,7 +86,7 @@ void dp_buffer_consume(dp_engine *engine, dp_buffer *buffer, size_t len)
 void dp_buffer_free(dp_engine *engine, dp_buffer *buffer)
 {
     if (buffer->data != NULL)
-        block_give(engine, buffer->data, buffer->cap);
+        block_give(engine, buffer->data, buffer->class);
     *buffer = (dp_buffer){0};
 }
 

@@ -32,7 +32,7 @@ bool dp_address_parse(const char *text, uint8_t ret_address[16])
     return inet_pton(AF_INET6, text, ret_address) == 1;
 }
 
-/* As inet_ntop(3), which goes through printf: too dear for each connection. */
+/* As inet_ntop(3), which goes through printf: too dear for each request. */
 static size_t v4_text(const uint8_t parts[4], char *ret_text)
 {
     char *at = ret_text;
@@ -48,11 +48,60 @@ static size_t v4_text(const uint8_t parts[4], char *ret_text)
     return (size_t)(at - ret_text);
 }
 
+/* The longest run of zeros, the first of equals, where it is two words or more (RFC 5952 4.2). */
+static int longest_run(const uint32_t words[8], int *ret_len)
+{
+    int best = -1;
+    *ret_len = 1;
+    for (int i = 0, len = 0; i < 8; i++) {
+        len = words[i] == 0 ? len + 1 : 0;
+        if (len > *ret_len) {
+            *ret_len = len;
+            best = i - len + 1;
+        }
+    }
+    return best;
+}
+
+static char *put_hex(char *at, uint32_t word)
+{
+    for (int shift = 12; shift >= 0; shift -= 4)
+        if (shift == 0 || word >> shift != 0)
+            *at++ = "0123456789abcdef"[word >> shift & 15];
+    return at;
+}
+
+static size_t v6_text(const uint8_t address[16], char *ret_text)
+{
+    uint32_t words[8];
+    int len;
+    char *at = ret_text;
+    for (int i = 0; i < 8; i++)
+        words[i] = (uint32_t)address[2 * i] << 8 | address[2 * i + 1];
+    const int run = longest_run(words, &len);
+    for (int i = 0; i < 8; i++) {
+        if (i == run) {
+            *at++ = ':';
+            i += len - 1;
+            continue;
+        }
+        if (i != 0)
+            *at++ = ':';
+        if (i == 6 && run == 0 && len == 6) /* as inet_ntop: ::192.0.2.1 */
+            return (size_t)(at - ret_text) + v4_text(address + 12, at);
+        at = put_hex(at, words[i]);
+    }
+    if (run >= 0 && run + len == 8)
+        *at++ = ':';
+    *at = '\0';
+    return (size_t)(at - ret_text);
+}
+
 size_t dp_address_text(const uint8_t address[16], char ret_text[46])
 {
     if (is_mapped(address))
         return v4_text(address + 12, ret_text);
-    return inet_ntop(AF_INET6, address, ret_text, 46) != NULL ? strlen(ret_text) : 0;
+    return v6_text(address, ret_text);
 }
 
 bool dp_network_make(const char *address, uint32_t bits, dp_network *ret_network)
@@ -86,16 +135,36 @@ static bool is_trusted(const dp_listener *listener, const uint8_t address[16])
 
 /* --- the connection's ------------------------------------------------------------------------- */
 
-static void show(dp_conn *conn, const uint8_t address[16])
+static const uint8_t *client_of(const dp_conn *conn)
 {
-    conn->client_len = (uint8_t)dp_address_text(address, conn->client);
+    return conn->exchange != NULL ? conn->exchange->client : conn->address;
+}
+
+void dp_client_begin(dp_conn *conn)
+{
+    memcpy(conn->exchange->client, conn->address, sizeof(conn->exchange->client));
+}
+
+bool dp_client_address(const dp_conn *conn, uint8_t ret_address[16])
+{
+    static const uint8_t none[16];
+    memcpy(ret_address, client_of(conn), 16);
+    return memcmp(ret_address, none, sizeof(none)) != 0;
+}
+
+size_t dp_client_text(const dp_conn *conn, char ret_text[DP_CLIENT_TEXT])
+{
+    uint8_t address[16];
+    if (dp_client_address(conn, address))
+        return dp_address_text(address, ret_text);
+    memcpy(ret_text, "unknown", 8);
+    return 7;
 }
 
 void dp_client_set(const dp_engine *engine, dp_conn *conn, const uint8_t address[16])
 {
     memcpy(conn->address, address, sizeof(conn->address));
     conn->trusted = is_trusted(&engine->tables.listeners[conn->listener], address);
-    show(conn, address);
 }
 
 void dp_client_accepted(const dp_engine *engine, dp_conn *conn, const struct sockaddr_storage *peer)
@@ -111,31 +180,21 @@ void dp_client_accepted(const dp_engine *engine, dp_conn *conn, const struct soc
         memcpy(&v6, peer, sizeof(v6));
         memcpy(address, &v6.sin6_addr, 16);
     } else {
-        memcpy(conn->client, "unknown", 7);
-        conn->client_len = 7;
-        return;
+        return; /* of a UNIX socket: it has none */
     }
     dp_client_set(engine, conn, address);
 }
 
 void dp_client_moved(const dp_engine *engine, dp_conn *conn, const uint8_t *text, size_t len)
 {
-    char copy[sizeof(conn->client)];
+    char copy[DP_CLIENT_TEXT];
     uint8_t address[16];
-    if (len < sizeof(copy)) {
-        memcpy(copy, text, len);
-        copy[len] = '\0';
-        if (dp_address_parse(copy, address))
-            dp_client_set(engine, conn, address);
-    }
-    memcpy(conn->client, text, len);
-    conn->client_len = (uint8_t)len;
-}
-
-void dp_client_reset(dp_conn *conn)
-{
-    if (conn->trusted)
-        show(conn, conn->address);
+    if (len >= sizeof(copy))
+        return;
+    memcpy(copy, text, len);
+    copy[len] = '\0';
+    if (dp_address_parse(copy, address))
+        dp_client_set(engine, conn, address);
 }
 
 /* --- behind trusted proxies ------------------------------------------------------------------- */
@@ -191,5 +250,5 @@ void dp_client_walk(const dp_engine *engine, dp_conn *conn, const uint8_t *data,
             end = comma;
         }
     }
-    show(conn, client);
+    memcpy(conn->exchange->client, client, sizeof(client));
 }

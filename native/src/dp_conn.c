@@ -158,6 +158,7 @@ bool dp_exchange_open(dp_engine *engine, dp_conn *down)
     engine->free_exchanges = exchange->next;
     memset(exchange, 0, sizeof(*exchange));
     down->exchange = exchange;
+    dp_client_begin(down);
     return true;
 }
 
@@ -372,7 +373,8 @@ void dp_ready_push(dp_engine *engine, dp_conn *conn)
 
 size_t dp_conn_read_size(const dp_conn *conn)
 {
-    return (size_t)DP_READ_MIN << conn->read_shift;
+    size_t size = (size_t)DP_READ_MIN << conn->read_shift;
+    return size < DP_READ_MAX ? size : DP_READ_MAX;
 }
 
 ssize_t dp_conn_read(dp_engine *engine, dp_conn *conn, uint8_t *data, size_t len)
@@ -574,6 +576,8 @@ static void upstream_timeout(dp_engine *engine, dp_conn *up)
 {
     if (up->state == DP_S_IDLE)
         dp_upstream_release(engine, up, false);
+    else if (up->gathers > 1)
+        dp_gather_timeout(engine, up);
     else if (up->state == DP_S_CONNECTING)
         connect_failed(engine, up, true);
 }

@@ -43,17 +43,23 @@ enum {
     DP_PIPE_BYTES = 256 * 1024,
     DP_PIPES_MAX = 128,         /* half of what the kernel lets a user who is not root have */
     DP_SPLICE_MIN = 256 * 1024, /* less of a body is read and written */
+    DP_SPLICE_MAX = 512 * 1024, /* at once: a pipe of pages holds segments, which are larger */
     DP_SPLICE_SHIFT = 3,        /* so many times the read size doubled: bulk, of no known length */
-    DP_WATCH_LATE_MS = 1000     /* a client that goes unseen is noticed after so long */
+    DP_SPLICE_SHIFT_MAX = 5,
+    DP_GATHER_BYTES = 256 * 1024, /* of an answer, before they are told of */
+    DP_GATHER_MS = 20,            /* a source that is silent for so long is slow */
+    DP_WATCH_LATE_MS = 1000       /* a client that goes unseen is noticed after so long */
 };
 
 /* --- connections ----------------------------------------------------------------------------- */
 
+enum { DP_BUFFER_CLASSES = 10, DP_BUFFER_MIN = 1024 }; /* 1 KiB to 512 KiB */
+
 typedef struct dp_buffer {
     uint8_t *data;
-    uint32_t cap;
-    uint32_t off; /* first unread byte */
-    uint32_t len; /* unread bytes */
+    uint32_t off : 24;  /* first unread byte */
+    uint32_t class : 8; /* of the block: DP_BUFFER_MIN << class bytes */
+    uint32_t len;       /* unread bytes */
 } dp_buffer;
 
 typedef struct dp_pipe {
@@ -151,11 +157,15 @@ typedef struct dp_exchange {
     uint8_t repeats;
     bool request_piped;
     bool response_piped;
-    dp_buffer sent; /* the whole request so far, while it may be sent again, or waits */
+    uint8_t client[16];    /* whom a trusted proxy named for this request, else the peer */
+    bool response_stalled; /* for DP_GATHER_MS: its bytes are passed on as they come */
+    dp_buffer sent;        /* the whole request so far, while it may be sent again, or waits */
     dp_account account;
 } dp_exchange;
 
 typedef struct dp_conn dp_conn;
+/* Of many open connections nearly all are idle, and then this is all that they take: what only an
+ * exchange needs is the exchange's. */
 struct dp_conn {
     uint32_t magic;
     uint32_t id;
@@ -168,33 +178,35 @@ struct dp_conn {
     uint8_t protocol;
     uint8_t read_shift; /* how much one read of a body takes: DP_READ_MIN << read_shift */
     uint8_t watch;      /* enum dp_watch */
-    uint16_t listener;  /* down */
-    uint32_t endpoint;  /* up: slot in dp_engine.pools */
-    uint32_t scanned;   /* of a partial head, dp_head_end's */
-    uint32_t looked;    /* bytes of in that were looked at: more must come */
-    uint32_t lingered;
+    uint8_t counted;    /* down: DP_COUNTED_* */
     dp_conn *peer;
-    dp_buffer in;      /* read, not yet used */
-    dp_buffer out;     /* to be written */
-    dp_pipe *pipe;     /* to be written after out; NULL: nothing */
-    uint64_t deadline; /* ms, 0: none */
-    uint64_t linked;   /* what the wheel fires at; at most deadline */
+    dp_exchange *exchange; /* down: of a request or a tunnel; NULL between requests */
+    dp_buffer in;          /* read, not yet used */
+    dp_buffer out;         /* to be written */
+    dp_pipe *pipe;         /* to be written after out; NULL: nothing */
+    uint64_t deadline;     /* ms, 0: none */
     dp_conn *timer_next;
     dp_conn **timer_at;
-    dp_conn *next;       /* ready queue, pool, movable list or dead list */
-    dp_conn *prev;       /* pool and movable list */
-    uint64_t bound;      /* down: key of the idle upstream connection that speaks for it alone */
-    uint64_t frozen_us;  /* when it was taken out of service, for the stall */
-    uint64_t request_by; /* down: ms, when the whole request must be here; 0: no limit */
-    int64_t source;      /* down: its place among the counted sources, or 0 */
-    uint8_t counted;     /* down: DP_COUNTED_* */
-    char client[46];     /* down: text of the client's address, behind trusted proxies */
-    uint8_t client_len;
-    bool trusted;          /* down: the peer is a trusted proxy */
-    uint16_t client_port;  /* down: as its PROXY header told; 0: not told */
-    uint8_t address[16];   /* down: the peer's, or what its PROXY header told */
-    dp_exchange *exchange; /* down: of a request or a tunnel; NULL between requests */
+    uint32_t linked;   /* the wheel's tick that fires; not after deadline's */
+    uint16_t listener; /* down */
+    bool trusted;      /* down: the peer is a trusted proxy */
+    uint32_t endpoint; /* up: slot in dp_engine.pools */
+    uint32_t scanned;  /* of a partial head, dp_head_end's */
+    uint32_t looked;   /* bytes of in that were looked at: more must come */
+    union {
+        uint32_t lingered; /* down */
+        uint32_t gathers;  /* up: bytes that must be here before they are told of; 0: any */
+    };
+    uint32_t source;      /* down: its place among the counted sources, or 0 */
+    uint16_t client_port; /* down: as its PROXY header told; 0: not told */
+    dp_conn *next;        /* ready queue, pool, movable list or dead list */
+    dp_conn *prev;        /* pool and movable list */
+    uint64_t bound;       /* down: key of the idle upstream connection that speaks for it alone */
+    uint64_t frozen_us;   /* when it was taken out of service, for the stall */
+    uint64_t request_by;  /* down: ms, when the whole request must be here; 0: no limit */
+    uint8_t address[16];  /* down: the peer's, or what its PROXY header told; zeros: none */
 };
+_Static_assert(sizeof(dp_conn) <= 192, "three lines of the cache");
 
 typedef struct dp_list {
     dp_conn *head;
@@ -241,8 +253,6 @@ extern const dp_transport dp_transport_plain;
 extern const dp_transport dp_transport_trickle;
 
 enum { DP_WHEEL_SLOTS = 1024, DP_WHEEL_MS = 16 };
-
-enum { DP_BUFFER_CLASSES = 10, DP_BUFFER_MIN_SHIFT = 10 }; /* 1 KiB to 512 KiB */
 
 typedef struct dp_attached {
     int fd;
@@ -354,6 +364,11 @@ void dp_buffer_consume(dp_engine *engine, dp_buffer *buffer, size_t len); /* fre
 void dp_buffer_free(dp_engine *engine, dp_buffer *buffer);
 void dp_buffers_trim(dp_engine *engine, bool all);
 
+static inline size_t dp_buffer_room(const dp_buffer *buffer)
+{
+    return buffer->data != NULL ? (size_t)DP_BUFFER_MIN << buffer->class : 0;
+}
+
 /* The first unread byte; NULL where there is no buffer, to which C lets nobody add, not even 0. */
 static inline uint8_t *dp_buffer_start(const dp_buffer *buffer)
 {
@@ -378,6 +393,8 @@ enum dp_passed {
 /* More of a body through a pipe; left, piped and *ret_done are its state. */
 enum dp_passed dp_splice_body(dp_engine *engine, dp_conn *from, dp_conn *to, uint8_t framing,
                               uint64_t *left, bool *piped, bool *ret_done);
+void dp_gather_end(dp_conn *up); /* nothing if it does not */
+void dp_gather_timeout(dp_engine *engine, dp_conn *up);
 void dp_pipe_drop(dp_engine *engine, dp_conn *conn); /* with all that is in it */
 void dp_pipes_trim(dp_engine *engine, bool all);
 
@@ -493,15 +510,19 @@ bool dp_address_parse(const char *text, uint8_t ret_address[16]);
 size_t dp_address_text(const uint8_t address[16], char ret_text[46]);
 bool dp_network_make(const char *address, uint32_t bits, dp_network *ret_network);
 bool dp_network_has(const dp_network *network, const uint8_t address[16]);
-/* Each sets address, client and trusted, the last by conn->listener. */
+enum { DP_CLIENT_TEXT = 46 };
+/* Of its request's client, or between requests its peer's. False: it has none. */
+bool dp_client_address(const dp_conn *conn, uint8_t ret_address[16]);
+size_t dp_client_text(const dp_conn *conn, char ret_text[DP_CLIENT_TEXT]); /* or "unknown" */
+/* Each sets address and trusted, the last by conn->listener. */
 void dp_client_set(const dp_engine *engine, dp_conn *conn, const uint8_t address[16]);
 void dp_client_accepted(const dp_engine *engine, dp_conn *conn,
                         const struct sockaddr_storage *peer);
 void dp_client_moved(const dp_engine *engine, dp_conn *conn, const uint8_t *text, size_t len);
+void dp_client_begin(dp_conn *conn); /* of its exchange: the peer */
 /* For a trusted peer: the client of this request, by its x-forwarded-for. */
 void dp_client_walk(const dp_engine *engine, dp_conn *conn, const uint8_t *data,
                     const dp_request_head *head);
-void dp_client_reset(dp_conn *conn); /* between requests: the peer itself */
 
 /* --- dp_proxy: PROXY headers */
 

@@ -96,10 +96,13 @@ static void put_trusted_chains(dp_writer *out, const dp_conn *down, const uint8_
 void dp_forward_write(dp_writer *out, const dp_conn *down, const uint8_t *data,
                       const dp_request_head *head, uint32_t drops, const dp_edit *edits)
 {
-    if (down->trusted)
+    if (down->trusted) {
         put_trusted_chains(out, down, data, head, edits);
-    else
-        dp_put_own(out, edits, "x-forwarded-for", (const uint8_t *)down->client, down->client_len);
+    } else {
+        char client[DP_CLIENT_TEXT];
+        const size_t len = dp_client_text(down, client);
+        dp_put_own(out, edits, "x-forwarded-for", (const uint8_t *)client, len);
+    }
     if ((drops & 1u << DP_F_X_FORWARDED_PROTO) != 0)
         dp_put_own(out, edits, "x-forwarded-proto", (const uint8_t *)"https",
                    head->is_https ? 5 : 4); /* a trusted proxy may say so by the target alone */

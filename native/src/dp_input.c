@@ -22,7 +22,7 @@ ssize_t dp_input_take(dp_engine *engine, dp_conn *conn, size_t max, uint8_t **re
     size_t room = in->len + 1024;
     if (dp_buffer_reserve(engine, in, room) != DP_OK)
         return -ENOBUFS;
-    room = in->cap - in->off - in->len;
+    room = dp_buffer_room(in) - in->off - in->len;
     ssize_t got = dp_conn_read(engine, conn, in->data + in->off + in->len, room);
     *ret_data = in->data + in->off;
     if (got <= 0)

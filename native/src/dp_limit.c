@@ -2,8 +2,7 @@
  *
  * What is counted is counted once for the app: in the mapping that all of its workers share, of
  * both generations. Where there is none, or no room in it, this process counts for itself. The
- * client is who conn->client names: behind a trusted proxy that is whom the proxy named. */
-#include <arpa/inet.h>
+ * client is who the request is from: behind a trusted proxy that is whom the proxy named. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -143,12 +142,8 @@ void dp_limit_free(dp_engine *engine)
 /* False: it has no address, a client of a UNIX socket or the self-test. */
 static bool address_of(const dp_conn *down, dp_ip *ret_ip)
 {
-    char text[sizeof(down->client) + 1];
-    uint8_t address[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
-    memcpy(text, down->client, down->client_len);
-    text[down->client_len] = '\0';
-    bool v6 = memchr(text, ':', down->client_len) != NULL;
-    if (inet_pton(v6 ? AF_INET6 : AF_INET, text, v6 ? address : address + 12) != 1)
+    uint8_t address[16];
+    if (!dp_client_address(down, address))
         return false;
     *ret_ip = dp_ip_of(address);
     return true;
@@ -201,7 +196,7 @@ uint32_t dp_limit_source(dp_engine *engine, dp_conn *down)
         engine->stats->refused_total++;
         return 503;
     }
-    down->source = place;
+    down->source = (uint32_t)place;
     return 0;
 }
 
@@ -211,7 +206,8 @@ void dp_limit_arrived(dp_engine *engine, dp_conn *down)
     (void)dp_shared_take(engine->limits.connections, engine->limits.own_connections, 0);
     down->counted |= DP_COUNTED_CONNECTION;
     if (engine->options.max_per_source != 0 && !speaks_for_others(down) && address_of(down, &ip))
-        down->source = dp_source_take(&engine->limits.sources, source_key(engine, ip, 0), 0);
+        down->source =
+            (uint32_t)dp_source_take(&engine->limits.sources, source_key(engine, ip, 0), 0);
 }
 
 void dp_limit_left(dp_engine *engine, dp_conn *down)

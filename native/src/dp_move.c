@@ -80,7 +80,6 @@ void dp_move_offer(dp_engine *engine, dp_conn *conn)
         dp_list_remove(&engine->ready, conn);
     conn->flags &= (uint8_t)~DP_C_QUEUED;
     conn->flags |= DP_C_MOVABLE;
-    dp_client_reset(conn); /* the next request will tell of its own client */
     dp_list_append(&engine->movable, conn);
 }
 
@@ -103,14 +102,17 @@ void dp_move_withdraw(dp_engine *engine)
 
 static size_t record_size(const dp_engine *engine, const dp_conn *conn)
 {
-    return RECORD_FIXED + strlen(engine->tables.listeners[conn->listener].name) + conn->client_len +
-           conn->in.len;
+    char client[DP_CLIENT_TEXT];
+    return RECORD_FIXED + strlen(engine->tables.listeners[conn->listener].name) +
+           dp_client_text(conn, client) + conn->in.len;
 }
 
 static void record_write(const dp_engine *engine, const dp_conn *conn, uint8_t *at)
 {
     const char *listener = engine->tables.listeners[conn->listener].name;
     size_t name_len = strlen(listener);
+    char client[DP_CLIENT_TEXT];
+    size_t client_len = dp_client_text(conn, client);
     uint64_t left = 0;
     if (conn->deadline != 0)
         left = conn->deadline > engine->now_ms ? conn->deadline - engine->now_ms : 1;
@@ -119,7 +121,7 @@ static void record_write(const dp_engine *engine, const dp_conn *conn, uint8_t *
     at[6] = KIND_HTTP;
     at[7] = (conn->flags & DP_C_AFTER_REQUEST) != 0 ? FLAG_AFTER_REQUEST : 0;
     at[8] = (uint8_t)name_len;
-    at[9] = conn->client_len;
+    at[9] = (uint8_t)client_len;
     put16(at + 10, conn->client_port);
     put32(at + 12, conn->in.len);
     put32(at + 16, (uint32_t)left);
@@ -127,9 +129,9 @@ static void record_write(const dp_engine *engine, const dp_conn *conn, uint8_t *
     put32(at + 24, (uint32_t)(conn->frozen_us >> 32));
     at += RECORD_FIXED;
     memcpy(at, listener, name_len);
-    memcpy(at + name_len, conn->client, conn->client_len);
+    memcpy(at + name_len, client, client_len);
     if (conn->in.len != 0)
-        memcpy(at + name_len + conn->client_len, conn->in.data + conn->in.off, conn->in.len);
+        memcpy(at + name_len + client_len, conn->in.data + conn->in.off, conn->in.len);
 }
 
 int dp_move_save(dp_engine *engine, uint32_t number, uint8_t *ret_records, size_t capacity,
@@ -237,8 +239,7 @@ static size_t record_check(const uint8_t *at, size_t left)
         return 0;
     size_t size = get32(at);
     size_t parts = RECORD_FIXED + (size_t)at[8] + at[9] + get32(at + 12);
-    dp_conn *conn = NULL;
-    if (size != parts || size > left || at[9] > sizeof(conn->client))
+    if (size != parts || size > left || at[9] > DP_CLIENT_TEXT)
         return 0;
     const uint8_t *client = at + RECORD_FIXED + at[8];
     for (uint8_t i = 0; i < at[9]; i++) /* it will stand in a field's value */

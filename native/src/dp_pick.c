@@ -68,7 +68,11 @@ static uint64_t hash_of(const dp_upstream *upstream, const dp_conn *down, const 
     else if (head != NULL && upstream->key == DP_BY_COOKIE)
         found = cookie_of(data, head, upstream->key_name, upstream->key_name_len, &value);
     /* Those without the key go by their source, or all of them would go to one endpoint. */
-    return found ? dp_hash(data + value.off, value.len) : dp_hash(down->client, down->client_len);
+    if (found)
+        return dp_hash(data + value.off, value.len);
+    char client[DP_CLIENT_TEXT];
+    const size_t len = dp_client_text(down, client);
+    return dp_hash(client, len);
 }
 
 /* --- sticky ------------------------------------------------------------------------------------

@@ -84,7 +84,8 @@ static ends ends_of(const dp_conn *down)
     int family = take_address(&source, found.source, &found.source_port);
     if (take_address(&destination, found.destination, &found.destination_port) == family)
         found.family = family;
-    if (found.family != AF_UNSPEC && down->client_len != 0)
+    uint8_t client[16];
+    if (found.family != AF_UNSPEC && dp_client_address(down, client))
         name_client(&found, down);
     return found;
 }

@@ -5,11 +5,17 @@
  * it holds some: it is taken when bytes come in and given back when the last has left. So few of
  * them serve many connections. Where none is to be had, the caller reads and writes instead.
  *
+ * While much of an answer of known length is to come, the kernel tells of its bytes only once there
+ * are DP_GATHER_BYTES, or all that are left (socket(7), SO_RCVLOWAT): a source that writes as fast
+ * as we read would else wake us for every segment. One that stalls for DP_GATHER_MS is told of at
+ * once from then on, so nothing is held back for longer.
+ *
  * SPLICE_F_MORE is never given: it would hold back the tail for up to 200 ms when the source stalls
  * (tcp(7), TCP_CORK). */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "dp_core.h"
@@ -115,7 +121,7 @@ ssize_t dp_splice_in(dp_engine *engine, dp_conn *from, dp_conn *to, size_t max)
         return -ENOBUFS;
     engine->stats->pipes++;
     ssize_t got =
-        splice_once(from->fd, to->pipe->write_fd, max < DP_PIPE_BYTES ? max : DP_PIPE_BYTES);
+        splice_once(from->fd, to->pipe->write_fd, max < DP_SPLICE_MAX ? max : DP_SPLICE_MAX);
     if (got <= 0) {
         pipe_give(engine, to);
         from->io &= (uint8_t)~DP_IO_READ;
@@ -126,8 +132,9 @@ ssize_t dp_splice_in(dp_engine *engine, dp_conn *from, dp_conn *to, size_t max)
     /* Few bytes do not mean that the socket is empty: a pipe may be full of small pieces. */
     to->pipe->held = (uint32_t)got;
     engine->stats->spliced_bytes_total += (uint64_t)got;
-    if (got >= BULK_BYTES && from->read_shift < DP_SPLICE_SHIFT)
-        from->read_shift = DP_SPLICE_SHIFT;
+    /* Bulk ends with a small piece, and more bulk may follow it: one of those does not count. */
+    if (got >= BULK_BYTES && from->read_shift < DP_SPLICE_SHIFT_MAX)
+        from->read_shift++;
     else if (got < DP_READ_MIN && from->read_shift > 0)
         from->read_shift--;
     if (from->role == DP_DOWN) {
@@ -162,8 +169,56 @@ static size_t size_for(const dp_conn *from, uint8_t framing, uint64_t left, bool
     if (from->in.len != 0)
         return 0;
     if (framing == DP_BODY_LENGTH && left >= (piped ? DP_READ_MIN : DP_SPLICE_MIN))
-        return left < DP_PIPE_BYTES ? (size_t)left : DP_PIPE_BYTES;
-    return framing == DP_BODY_CLOSE && from->read_shift >= DP_SPLICE_SHIFT ? DP_PIPE_BYTES : 0;
+        return left < DP_SPLICE_MAX ? (size_t)left : DP_SPLICE_MAX;
+    return framing == DP_BODY_CLOSE && from->read_shift >= DP_SPLICE_SHIFT ? DP_SPLICE_MAX : 0;
+}
+
+/* --- gathering -------------------------------------------------------------------------------- */
+
+/* The kernel looks at once whether so many are there. */
+static void tell_from(dp_conn *up, uint32_t bytes)
+{
+    int told = (int)bytes;
+    if (up->gathers != bytes &&
+        setsockopt(up->fd, SOL_SOCKET, SO_RCVLOWAT, &told, sizeof(told)) == 0)
+        up->gathers = bytes;
+}
+
+void dp_gather_end(dp_conn *up)
+{
+    if (up->role != DP_UP || up->gathers <= 1)
+        return;
+    tell_from(up, 1);
+    up->deadline = 0;
+}
+
+/* So much of its answer is still to come. */
+static void gather(dp_engine *engine, dp_conn *up, uint64_t left)
+{
+    if (left == 0) {
+        dp_gather_end(up);
+        return;
+    }
+    tell_from(up, left < DP_GATHER_BYTES ? (uint32_t)left : DP_GATHER_BYTES);
+    dp_timer_set(engine, up, DP_GATHER_MS);
+}
+
+void dp_gather_timeout(dp_engine *engine, dp_conn *up)
+{
+    if (dp_conn_unsent(up->peer) != 0) { /* it is the client that is slow */
+        dp_timer_set(engine, up, DP_GATHER_MS);
+        return;
+    }
+    up->peer->exchange->response_stalled = true;
+    dp_gather_end(up);
+    up->io |= DP_IO_READ;
+    dp_ready_push(engine, up->peer);
+}
+
+static bool may_gather(const dp_conn *from, uint8_t framing)
+{
+    return from->role == DP_UP && framing == DP_BODY_LENGTH &&
+           !from->peer->exchange->response_stalled;
 }
 
 enum dp_passed dp_splice_body(dp_engine *engine, dp_conn *from, dp_conn *to, uint8_t framing,
@@ -171,8 +226,12 @@ enum dp_passed dp_splice_body(dp_engine *engine, dp_conn *from, dp_conn *to, uin
 {
     size_t size = size_for(from, framing, *left, *piped);
     ssize_t got = size != 0 ? dp_splice_in(engine, from, to, size) : -ENOBUFS;
-    if (got == -ENOBUFS)
+    if (got == -ENOBUFS) {
+        dp_gather_end(from);
         return DP_PASSED_NO_PIPE;
+    }
+    if ((got > 0 || got == -EAGAIN) && may_gather(from, framing))
+        gather(engine, from, got > 0 ? *left - (uint64_t)got : *left);
     if (got == -EAGAIN)
         return DP_PASSED_NOTHING;
     if (got < 0 || (got == 0 && framing != DP_BODY_CLOSE))

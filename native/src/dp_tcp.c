@@ -46,7 +46,7 @@ static int pump_one(dp_engine *engine, dp_conn *from, dp_conn *to)
     if ((from->io & (DP_IO_READ | DP_IO_EOF | DP_IO_BROKEN)) == 0)
         return 0;
     if (from->read_shift >= DP_SPLICE_SHIFT) {
-        ssize_t got = dp_splice_in(engine, from, to, DP_PIPE_BYTES);
+        ssize_t got = dp_splice_in(engine, from, to, DP_SPLICE_MAX);
         if (got > 0) {
             int result = dp_conn_flush(engine, to);
             return result != 0 ? result : 1;

@@ -29,7 +29,7 @@ static void wheel_link(dp_engine *engine, dp_conn *conn)
     if (tick >= engine->wheel_tick + DP_WHEEL_SLOTS)
         tick = engine->wheel_tick + DP_WHEEL_SLOTS - 1;
     size_t slot = tick % DP_WHEEL_SLOTS;
-    conn->linked = tick * DP_WHEEL_MS;
+    conn->linked = (uint32_t)tick;
     conn->timer_next = engine->wheel[slot];
     if (conn->timer_next != NULL)
         conn->timer_next->timer_at = &conn->timer_next;
@@ -59,7 +59,8 @@ void dp_timer_set(dp_engine *engine, dp_conn *conn, uint64_t after_ms)
     uint64_t deadline = engine->now_ms + after_ms;
     conn->deadline = deadline;
     if (conn->timer_at != NULL) {
-        if (conn->linked <= deadline + DP_WHEEL_MS)
+        /* Low words alone: a machine may run for longer than they count, no deadline does. */
+        if ((int32_t)(conn->linked - (uint32_t)(deadline / DP_WHEEL_MS + 1)) <= 0)
             return;
         dp_timer_cancel(conn);
         conn->deadline = deadline;

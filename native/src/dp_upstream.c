@@ -66,6 +66,7 @@ void dp_upstream_release(dp_engine *engine, dp_conn *up, bool reusable)
         dp_upstream_unbind(engine, down); /* of another route's upstream */
         down->bound = dp_conn_key(up);
     }
+    dp_gather_end(up);
     up->state = DP_S_IDLE;
     up->flags &= (uint8_t)~DP_C_FRESH;
     dp_list_push(&pool->idle, up);

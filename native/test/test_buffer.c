@@ -42,7 +42,8 @@ static void keeps_bytes_in_order(void)
             same = same && buffer.data[buffer.off + j] == (uint8_t)((read + j) * 31);
         dp_buffer_consume(engine, &buffer, take);
         read += (uint32_t)take;
-        same = same && buffer.off + buffer.len <= buffer.cap && written - read == buffer.len;
+        same = same && buffer.off + buffer.len <= dp_buffer_room(&buffer) &&
+               written - read == buffer.len;
     }
     expect("bytes come out as they went in", same);
     dp_buffer_free(engine, &buffer);

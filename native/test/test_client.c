@@ -1,4 +1,5 @@
 /* Who a connection comes from: networks, and the walk along x-forwarded-for, case by case. */
+#include <arpa/inet.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -65,11 +66,12 @@ static dp_engine engine = {.tables = {.listeners = &listener}};
 static void check_walk(const char *said, const char *expected)
 {
     static dp_request_head head;
-    dp_conn conn = {0};
+    dp_exchange exchange = {0};
+    dp_conn conn = {.exchange = &exchange};
     char text[2048];
     uint8_t peer[16];
     size_t len = strlen(said);
-    char got[64];
+    char got[DP_CLIENT_TEXT];
 
     snprintf(text, sizeof(text), "%s", said);
     const uint8_t *const data = place_before_guard(text, len);
@@ -87,11 +89,11 @@ static void check_walk(const char *said, const char *expected)
     dp_client_set(&engine, &conn, peer);
     expect("the peer is trusted", conn.trusted);
     dp_client_walk(&engine, &conn, data, &head);
-    snprintf(got, sizeof(got), "%.*s", (int)conn.client_len, conn.client);
+    expect("its length", dp_client_text(&conn, got) == strlen(got));
     expect_text(said, "", "walk", got, expected);
-    dp_client_reset(&conn);
+    conn.exchange = NULL;
     expect("between requests it is the peer",
-           conn.client_len == 8 && memcmp(conn.client, "10.0.0.1", 8) == 0);
+           dp_client_text(&conn, got) == 8 && strcmp(got, "10.0.0.1") == 0);
 }
 
 static void check_many_hops(void)
@@ -104,6 +106,27 @@ static void check_many_hops(void)
     check_walk(text, "192.0.2.1");
     strcat(text, ", 10.0.0.2");
     check_walk(text, "10.0.0.2");
+}
+
+/* Beside the C library's own, with runs of zeros of every place and length. */
+static void check_texts(void)
+{
+    uint32_t seed = 1;
+
+    for (int round = 0; round < 20000; round++) {
+        uint8_t address[16];
+        char text[DP_CLIENT_TEXT];
+        char wanted[INET6_ADDRSTRLEN];
+        for (int i = 0; i < 16; i++) {
+            seed = seed * 1664525u + 1013904223u;
+            address[i] = (seed >> 24) % 3 == 0 ? (uint8_t)(seed >> 16) : 0;
+        }
+        expect("inet_ntop", inet_ntop(AF_INET6, address, wanted, sizeof(wanted)) != NULL);
+        const bool mapped = strncmp(wanted, "::ffff:", 7) == 0 && strchr(wanted, '.') != NULL;
+        const size_t len = dp_address_text(address, text);
+        expect_text(wanted, "", "text", text, mapped ? wanted + 7 : wanted);
+        expect("its length", len == strlen(text));
+    }
 }
 
 int main(void)
@@ -124,5 +147,6 @@ int main(void)
         check_walk(WALKS[i].said, WALKS[i].client);
     }
     check_many_hops();
+    check_texts();
     return finish("clients");
 }

@@ -18,9 +18,9 @@ START = Callable[..., Proxy]
 SERVE = Callable[..., Upstream]
 
 MIN = 256 * 1024  # less that is left of a body is read and written
-PIPE = 256 * 1024
+AT_ONCE = 512 * 1024
 HEAD_READ = 68 * 1024  # what comes with a response's head
-EDGES = (MIN, MIN + HEAD_READ, MIN + PIPE, MIN + PIPE + HEAD_READ, 4 * MIN)
+EDGES = (MIN, MIN + HEAD_READ, MIN + AT_ONCE, MIN + AT_ONCE + HEAD_READ, 4 * MIN)
 SIZES = sorted({edge + more for edge in EDGES for more in (-1, 0, 1, 16_384)} | {3_000_017})
 
 
@@ -74,7 +74,7 @@ def test_a_large_body_is_spliced_and_counted(proxy: START, upstream: SERVE) -> N
     with running.client() as client:
         assert digest(client.get().body) == digest(noise(size))
     stats = running.stats()
-    assert size - 2 * PIPE < stats["spliced_bytes_total"] <= size
+    assert size - 2 * AT_ONCE < stats["spliced_bytes_total"] <= size
     assert stats["sent_bytes_total"] > size
 
 
@@ -93,6 +93,44 @@ def test_a_body_that_ends_by_close_comes_whole(proxy: START, upstream: SERVE) ->
     running = proxy(upstream(sends(size, framed=False)).port)
     with running.client() as client:
         assert digest(client.get().body) == digest(noise(size))
+    running.settles()
+
+
+@pytest.mark.parametrize("first", [0, 1, HEAD_READ + 1, MIN, 700_001, 999_999])
+def test_an_answer_that_stalls_is_passed_on_as_far_as_it_came(
+    first: int, proxy: START, upstream: SERVE
+) -> None:
+    """Bytes are gathered before they are told of, but none waits for those that do not come."""
+    size = 1_000_000
+    came, seen = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        for _ in range(2):
+            peer.request()
+            peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
+            peer.send(noise(size)[:first])
+            assert came.wait(SECONDS)
+            peer.send(noise(size)[first : first + 1])
+            assert seen.wait(SECONDS)
+            peer.send(noise(size)[first + 1 :])
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nsmall")
+        peer.rest()
+
+    served = upstream(script)
+    running = proxy(served.port)
+    with running.client() as client:
+        for _ in range(2):
+            client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            client.head()
+            got = client.exactly(first)
+            came.set()
+            got += client.exactly(1)
+            seen.set()
+            got += client.exactly(size - len(got))
+            assert digest(got) == digest(noise(size))
+        assert client.get().body == b"small"
+    assert served.accepted == 1
     running.settles()
 
 
@@ -137,7 +175,7 @@ def test_a_slow_reader_holds_back_the_upstream_and_one_pipe(proxy: START, upstre
         client.head()
         came = client.exactly(2 * HEAD_READ)
         running.until(lambda stats: bool(stats["pipes"] == 1))
-        assert running.stats()["spliced_bytes_total"] <= len(came) + 2 * PIPE
+        assert running.stats()["spliced_bytes_total"] <= len(came) + 2 * AT_ONCE
         came += client.exactly(size - len(came))
         assert digest(came) == digest(noise(size))
     running.settles()

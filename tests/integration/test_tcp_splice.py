@@ -41,11 +41,13 @@ def test_both_directions_carry_much_at_once_and_end_on_their_own(
 ) -> None:
     there, back = noise(12_000_001), noise(9_000_007, 2)
     came: list[bytes] = []
+    all_came = threading.Event()
 
     def script(peer: Peer) -> None:
         speaker = threading.Thread(target=speak, args=(peer, back))
         speaker.start()
         came.append(peer.rest())
+        all_came.set()
         speaker.join()
 
     running = proxy(upstream(script).port)
@@ -56,6 +58,7 @@ def test_both_directions_carry_much_at_once_and_end_on_their_own(
         speaker.join()
         assert digest(got) == digest(back)
         running.settles()
+    assert all_came.wait(SECONDS)
     assert digest(came[0]) == digest(there)
     assert running.stats()["spliced_bytes_total"] > 1_000_000
 
