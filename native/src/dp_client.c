@@ -132,6 +132,16 @@ void dp_client_moved(const dp_engine *engine, dp_conn *conn, const uint8_t *text
     conn->client_len = (uint8_t)len;
 }
 
+void dp_client_carried(const dp_engine *engine, dp_conn *conn, const dp_record *record)
+{
+    static const uint8_t none[16] = {0};
+    if (memcmp(record->address, none, sizeof(none)) != 0)
+        dp_client_set(engine, conn, record->address);
+    memcpy(conn->client, record->client.data, record->client.len);
+    conn->client_len = (uint8_t)record->client.len;
+    conn->client_port = record->client_port;
+}
+
 void dp_client_reset(dp_conn *conn)
 {
     if (conn->trusted)
