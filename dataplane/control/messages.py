@@ -192,6 +192,9 @@ class DrainCounts:
     finished: int
     closed: int
     reset: int
+    moved_streaming: int = 0  # in the middle of a response
+    moved_tunnel: int = 0
+    declined: tuple[tuple[str, int], ...] = ()  # why green did not take some, and how many
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

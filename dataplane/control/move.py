@@ -1,7 +1,7 @@
 """Moving connections from blue to green: the protocol between two workers, and its two sides.
 
 One page. Over a SEQPACKET pair, in datagrams of a header and a payload. The header, little-endian:
-version u16, type u8, zero u8, batch u32, count u32, length u32. Blue gives, green takes, a batch at
+version u16, type u8, more u8, batch u32, count u32, length u32. Blue gives, green takes, a batch at
 a time (stop and wait):
 
     blue                                            green
@@ -9,7 +9,7 @@ a time (stop and wait):
     OFFER batch, count, length + records + fds  ->
     MORE  batch                + records        ->  (while the records are longer than a datagram)
                                                     holds them still, out of epoll
-                                                <-  ACK batch, count + declined bits
+                                                <-  ACK batch, count + verdicts
     COMMIT batch                                ->
     closes its copies                               starts them
     END                                         ->  (no batch is open: all done)
@@ -21,6 +21,18 @@ The commit decides. A connection runs in at most one process at any time, becaus
 - blue takes a batch back only after green's ABORT, or after green's death, which its pidfd tells;
   an end-of-file alone is no proof of death;
 - green starts a batch only at COMMIT; if the channel ends before that, only after blue's death.
+
+A record may have several descriptors (a tunnel has two sockets, and pipes where bytes are in them):
+`count` of an OFFER is its records, `more` its descriptors; 0: one each, as from code that knew no
+other records. They are in the records' order, which say how many each has.
+
+Verdicts: a bit for each record, set where it is declined, then for each that is a byte, the reason
+(`dp.h`, DP_DECLINED_); older code sends the bits alone, and takes nothing else in.
+
+Records have a version of their own. `more` of an ACK is the newest one that green takes; 0: 1, as
+from code that knew no other. Until it knows, blue gives what version 1 can carry; then, with no
+batch open, it asks by an OFFER of no records, which every green answers. What green cannot take
+drains.
 
 Version and type keep their place in every version. A frame of another version is answered by ABORT,
 and ABORT and END are understood in every version: generations of different code can always part.
@@ -43,11 +55,15 @@ from dataplane.model.errors import ControlError
 from dataplane.system.fds import close_fds
 
 VERSION: Final = 1
-HEADER: Final = struct.Struct("<HBxIII")
+HEADER: Final = struct.Struct("<HBBIII")
 # Below the kernel's 253 a message, and small enough that green's pause for a batch stays short.
 BATCH_FDS: Final = 200
-# Records of a batch: each may carry a head that is partly read.
+# Records of a batch: each may carry a head that is partly read, or what a slow reader is owed.
 BATCH_BYTES: Final = 1024 * 1024
+# Of the records of code that does not say which it takes.
+FIRST_RECORDS: Final = 1
+# The verdict on a record that was declined for no reason that was told.
+UNTOLD: Final = 1
 # A datagram's payload: the kernel takes some 200 KiB at once by default, and wants it in one piece.
 PIECE_BYTES: Final = 32 * 1024
 
@@ -66,6 +82,7 @@ class Saved:
     """A frozen batch: records and, in the same order, descriptors, which stay the engine's."""
 
     records: bytes
+    count: int  # of the records
     fds: tuple[int, ...]
 
 
@@ -84,11 +101,15 @@ class HoldFailed(Exception):
 class GivingEngine(Protocol):
     """Blue's engine, as far as moving needs it."""
 
-    def save(self, batch: int, max_fds: int, max_bytes: int) -> Saved:
-        """Freezes what may be saved now; a batch without descriptors: nothing may be."""
+    @property
+    def version(self) -> int:
+        """The newest version of records that it writes."""
 
-    def commit(self, batch: int, declined: bytes) -> None:
-        """Forgets the batch and closes its copies."""
+    def save(self, batch: int, max_fds: int, max_bytes: int, version: int) -> Saved:
+        """Freezes what may be saved now in records of that version; no records: nothing may be."""
+
+    def commit(self, batch: int, verdicts: bytes) -> None:
+        """Forgets the batch and closes its copies; a byte a record tells what green said of it."""
 
     def take_back(self, batch: int) -> None:
         """All of the batch goes on here."""
@@ -97,8 +118,12 @@ class GivingEngine(Protocol):
 class TakingEngine(Protocol):
     """Green's engine, as far as moving needs it."""
 
-    def hold(self, batch: int, records: bytes, fds: Sequence[int]) -> bytes:
-        """Takes the descriptors over, whatever the outcome; returns the declined bits."""
+    @property
+    def version(self) -> int:
+        """The newest version of records that it takes."""
+
+    def hold(self, batch: int, records: bytes, count: int, fds: Sequence[int]) -> bytes:
+        """Takes the descriptors over, whatever the outcome; a byte a record, 0 where it is held."""
 
     def start(self, batch: int, count: int) -> Started:
         """The held batch, of `count` records, begins to run."""
@@ -153,6 +178,7 @@ class Giver:
         self._step = step
         self._batches = batches
         self._batch = 0
+        self._records = 0  # the newest version that green takes; 0: not known yet
         self._stopped = False
         self._news = asyncio.Event()
 
@@ -169,12 +195,16 @@ class Giver:
         """Moves what may be saved, as it comes, until `stop`. The socket stays the caller's."""
         while not self._stopped:
             self._batch = next(self._batches)
-            saved = self._engine.save(self._batch, BATCH_FDS, BATCH_BYTES)
-            if not saved.fds:
+            version = min(self._engine.version, max(self._records, FIRST_RECORDS))
+            saved = self._engine.save(self._batch, BATCH_FDS, BATCH_BYTES, version)
+            if saved.count:
+                gave = await self._give(saved)
+            elif not self._records and self._engine.version > FIRST_RECORDS:
+                gave = await self._ask()
+            else:
+                gave = None
                 self._news.clear()
                 await self._news.wait()
-                continue
-            gave = await self._give(saved)
             if gave is not None:
                 return gave
         try:
@@ -191,9 +221,10 @@ class Giver:
             reply = await _receive(self._sock)
             if reply is not None and reply.kind is Kind.ACK and reply.batch == self._batch:
                 await self._step("acknowledged")
+                self._records = reply.more or FIRST_RECORDS
                 await _send(self._sock, Kind.COMMIT, self._batch)
                 await self._step("committing")
-                self._engine.commit(self._batch, reply.payload)
+                self._engine.commit(self._batch, unpack_verdicts(reply.payload, saved.count))
                 await self._step("committed")
                 return None
         except (OSError, ControlError):
@@ -201,6 +232,28 @@ class Giver:
         if reply is not None and reply.kind is Kind.ABORT:
             self._engine.take_back(self._batch)
             return Gave.REFUSED
+        await self._lost()
+        self._engine.take_back(self._batch)
+        return Gave.PEER_GONE
+
+    async def _ask(self) -> Gave | None:
+        """An OFFER of nothing: its ACK tells which records green takes. None: go on."""
+        try:
+            await _send(self._sock, Kind.OFFER, self._batch)
+            reply = await _receive(self._sock)
+            if reply is not None and reply.kind is Kind.ACK and reply.batch == self._batch:
+                self._records = reply.more or FIRST_RECORDS
+                await _send(self._sock, Kind.COMMIT, self._batch)
+                return None
+        except (OSError, ControlError):
+            reply = None
+        if reply is not None and reply.kind is Kind.ABORT:
+            return Gave.REFUSED
+        await self._lost()
+        return Gave.PEER_GONE
+
+    async def _lost(self) -> None:
+        """Waits for green's death."""
         # The channel is broken, or green talks nonsense: only its death says that it will not start
         # what it may hold. Our end is shut, so that a green that lives sees there is nobody.
         try:
@@ -208,17 +261,17 @@ class Giver:
         except OSError:
             pass  # it was already
         await self._peer_gone()
-        self._engine.take_back(self._batch)
-        return Gave.PEER_GONE
 
     async def _offer(self, saved: Saved) -> None:
-        records, count = saved.records, len(saved.fds)
-        first = HEADER.pack(VERSION, Kind.OFFER, self._batch, count, len(records))
+        records, fds = saved.records, len(saved.fds)
+        first = HEADER.pack(VERSION, Kind.OFFER, fds, self._batch, saved.count, len(records))
         await send_packet(self._sock, first + records[:PIECE_BYTES], saved.fds)
         for at in range(PIECE_BYTES, len(records), PIECE_BYTES):
             piece = records[at : at + PIECE_BYTES]
             await send_packet(
-                self._sock, HEADER.pack(VERSION, Kind.MORE, self._batch, 0, len(piece)) + piece, ()
+                self._sock,
+                HEADER.pack(VERSION, Kind.MORE, 0, self._batch, 0, len(piece)) + piece,
+                (),
             )
 
 
@@ -257,25 +310,33 @@ class Taker:
                 if frame.kind is not Kind.OFFER:
                     close_fds(frame.fds)
                     raise ControlError(f"{frame.kind.name} where no batch is open")
-                await self._step("offered")
-                if not await self._take(frame):
+                # One of no records only asks: no step of a move.
+                if not await self._take(frame, self._step if frame.count else no_step):
                     break
         except ControlError as error:
             # Whatever was held is dropped by now: blue may take it back.
             await self._abort(str(error))
         return Took(started=self._started, declined=self._declined, stall_us=tuple(self._stall_us))
 
-    async def _take(self, offer: _Frame) -> bool:
+    async def _take(self, offer: _Frame, step: Step) -> bool:
         """One batch, from offered to settled. False: blue is dead, nothing more can come.
 
         Raises `ControlError` where the batch is refused; nothing of it is held then.
         """
+        await step("offered")
         batch, count = next(self._batches), offer.count
-        declined = await self._hold(batch, offer)
-        await self._step("held")
+        verdicts = await self._hold(batch, offer)
+        await step("held")
         try:
-            await _send(self._sock, Kind.ACK, offer.batch, count=count, payload=declined)
-            await self._step("acknowledged")
+            await _send(
+                self._sock,
+                Kind.ACK,
+                offer.batch,
+                more=self._engine.version,
+                count=count,
+                payload=pack_verdicts(verdicts),
+            )
+            await step("acknowledged")
             frame = await _receive(self._sock)
         except OSError:
             frame = None  # blue has closed its end
@@ -283,9 +344,9 @@ class Taker:
             self._engine.drop(batch)
             raise
         if frame is not None and frame.kind is Kind.COMMIT and frame.batch == offer.batch:
-            await self._step("starting")
+            await step("starting")
             self._start(batch, count)
-            await self._step("started")
+            await step("started")
             return True
         if frame is not None and frame.kind is not Kind.END:
             self._engine.drop(batch)
@@ -297,21 +358,22 @@ class Taker:
         return False
 
     async def _hold(self, batch: int, offer: _Frame) -> bytes:
-        """Has the engine hold the batch; returns the declined bits. Raises `ControlError`."""
+        """Has the engine hold the batch; returns its verdicts. Raises `ControlError`."""
         try:
             records = await self._records(offer)
-            if len(offer.fds) != offer.count:
-                raise ControlError(f"{len(offer.fds)} of {offer.count} descriptors came")
+            due = offer.more or offer.count
+            if len(offer.fds) != due:
+                raise ControlError(f"{len(offer.fds)} of {due} descriptors came")
         except BaseException:
             close_fds(offer.fds)
             raise
         try:
-            declined = self._engine.hold(batch, records, offer.fds)
+            verdicts = self._engine.hold(batch, records, offer.count, offer.fds)
         except HoldFailed as error:
             self._declined += offer.count
             raise ControlError(str(error)) from error
-        self._declined += sum(byte.bit_count() for byte in declined)
-        return declined
+        self._declined += sum(1 for verdict in verdicts if verdict)
+        return verdicts
 
     async def _records(self, offer: _Frame) -> bytes:
         records = offer.payload
@@ -334,6 +396,25 @@ class Taker:
             pass  # blue is gone: nobody is left to tell
 
 
+def pack_verdicts(verdicts: bytes) -> bytes:
+    """As an ACK carries them: a bit for each record, then a byte for each that is declined."""
+    bits = bytearray((len(verdicts) + 7) // 8)
+    for index, verdict in enumerate(verdicts):
+        if verdict:
+            bits[index // 8] |= 1 << index % 8
+    return bytes(bits) + bytes(verdict for verdict in verdicts if verdict)
+
+
+def unpack_verdicts(payload: bytes, count: int) -> bytes:
+    """A byte for each of `count` records: 0, or why it was declined."""
+    bits = payload.ljust((count + 7) // 8, b"\0")
+    reasons = iter(payload[(count + 7) // 8 :])
+    return bytes(
+        (next(reasons, UNTOLD) or UNTOLD) if bits[index // 8] >> index % 8 & 1 else 0
+        for index in range(count)
+    )
+
+
 def percentiles(stall_us: Sequence[int]) -> tuple[int, int, int]:
     """p50, p99 and max; zeros for none."""
     if not stall_us:
@@ -346,6 +427,7 @@ def percentiles(stall_us: Sequence[int]) -> tuple[int, int, int]:
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Frame:
     kind: Kind
+    more: int  # of an OFFER: its descriptors; of an ACK: the version of records; 0: not said
     batch: int
     count: int
     length: int  # of an OFFER: all its records; else the payload's
@@ -354,9 +436,16 @@ class _Frame:
 
 
 async def _send(
-    sock: socket.socket, kind: Kind, batch: int, *, count: int = 0, payload: bytes = b""
+    sock: socket.socket,
+    kind: Kind,
+    batch: int,
+    *,
+    more: int = 0,
+    count: int = 0,
+    payload: bytes = b"",
 ) -> None:
-    await send_packet(sock, HEADER.pack(VERSION, kind, batch, count, len(payload)) + payload, ())
+    header = HEADER.pack(VERSION, kind, more, batch, count, len(payload))
+    await send_packet(sock, header + payload, ())
 
 
 async def _receive(sock: socket.socket) -> _Frame | None:
@@ -376,7 +465,7 @@ async def _receive(sock: socket.socket) -> _Frame | None:
 def _parse(data: bytes, fds: tuple[int, ...]) -> _Frame:
     if len(data) < HEADER.size:
         raise ControlError(f"a frame of {len(data)} bytes")
-    version, number, batch, count, length = HEADER.unpack_from(data)
+    version, number, more, batch, count, length = HEADER.unpack_from(data)
     payload = data[HEADER.size :]
     try:
         kind = Kind(number)
@@ -389,4 +478,6 @@ def _parse(data: bytes, fds: tuple[int, ...]) -> _Frame:
             raise ControlError(f"an offer of {length} bytes with {len(payload)}")
     elif length != len(payload) or fds or (kind is Kind.MORE and not payload):
         raise ControlError(f"{kind.name} with {len(payload)} of {length} bytes, {len(fds)} fds")
-    return _Frame(kind=kind, batch=batch, count=count, length=length, payload=payload, fds=fds)
+    return _Frame(
+        kind=kind, more=more, batch=batch, count=count, length=length, payload=payload, fds=fds
+    )

@@ -43,6 +43,16 @@ _LOG_FORMATS: Final = {
     "json": lib.DP_LOG_JSON,
     "combined": lib.DP_LOG_COMBINED,
 }
+# Why a connection is not taken: what `Engine.hold` says of it, and the word in the ledger.
+DECLINED: Final = {
+    lib.DP_DECLINED_OTHER: "unknown",
+    lib.DP_DECLINED_LISTENER: "listener_gone",
+    lib.DP_DECLINED_DENIED: "denied",
+    lib.DP_DECLINED_UPSTREAM: "upstream_gone",
+    lib.DP_DECLINED_NO_ROOM: "no_room",
+}
+# The newest version of records that this engine writes and takes.
+MOVE_VERSION: Final[int] = lib.DP_MOVE_VERSION
 _PROTOCOLS: Final = {"http": lib.DP_HTTP, "tcp": lib.DP_TCP}
 
 
@@ -52,9 +62,12 @@ class Tally:
 
     moved_idle: int
     moved_after_request: int
+    moved_streaming: int
+    moved_tunnel: int
     finished: int
     closed: int
     reset: int
+    declined: tuple[tuple[str, int], ...]  # why some could not move, and how many
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,34 +242,47 @@ class Engine:
         return Tally(
             moved_idle=counts.moved_idle,
             moved_after_request=counts.moved_after_request,
+            moved_streaming=counts.moved_streaming,
+            moved_tunnel=counts.moved_tunnel,
             finished=counts.finished,
             closed=counts.closed,
             reset=counts.reset,
+            declined=tuple(
+                (reason, counts.declined[verdict])
+                for verdict, reason in DECLINED.items()
+                if counts.declined[verdict]
+            ),
         )
 
-    def save(self, batch: int, max_fds: int, max_bytes: int) -> tuple[bytes, tuple[int, ...]]:
-        """Freezes what may be saved now as this batch: records, and a descriptor for each.
+    def save(
+        self, batch: int, max_fds: int, max_bytes: int, version: int = MOVE_VERSION
+    ) -> tuple[bytes, int, tuple[int, ...]]:
+        """Freezes what may be saved now as this batch: records, how many, and their descriptors.
 
-        The descriptors stay the engine's. Nothing may be saved: no batch is open, both are empty.
+        No record is of a later version. The descriptors stay the engine's. Nothing may be saved:
+        no batch is open, all are empty.
         """
         # Pages of it that no record reaches are never touched.
         records = bytearray(max_bytes)
         fds = ffi.new("int[]", max_fds)
-        length = ffi.new("size_t *")
+        fd_count, length = ffi.new("uint32_t *"), ffi.new("size_t *")
         count = check(
             lib.dp_move_save(
-                self._engine, batch, ffi.from_buffer(records), max_bytes, fds, max_fds, length
+                self._engine, batch, version, ffi.from_buffer(records), max_bytes,
+                fds, max_fds, fd_count, length,
             ),
             "saving connections",
-        )
-        return bytes(memoryview(records)[: length[0] if count else 0]), tuple(
-            ffi.unpack(fds, count)
-        )
+        )  # fmt: skip
+        whole = bytes(memoryview(records)[: length[0]])
+        return whole, count, tuple(ffi.unpack(fds, fd_count[0]))
 
-    def commit(self, batch: int, declined: bytes) -> None:
-        """Another process has them: forgets the batch. The declined ones are closed politely."""
+    def commit(self, batch: int, verdicts: bytes) -> None:
+        """Another process has them: forgets the batch. What it declined is closed or goes on here.
+
+        `verdicts` is what `hold` gave there; what it has no byte for was taken.
+        """
         check(
-            lib.dp_move_commit(self._engine, batch, ffi.from_buffer(declined), len(declined)),
+            lib.dp_move_commit(self._engine, batch, ffi.from_buffer(verdicts), len(verdicts)),
             "giving connections away",
         )
 
@@ -264,26 +290,22 @@ class Engine:
         """All of the batch goes on here."""
         check(lib.dp_move_take_back(self._engine, batch), "taking connections back")
 
-    def hold(self, batch: int, records: bytes, fds: Sequence[int]) -> bytes:
-        """Takes the descriptors over and holds them still; returns the declined bits.
+    def hold(self, batch: int, records: bytes, count: int, fds: Sequence[int]) -> bytes:
+        """Takes the descriptors over and holds them still; returns a byte for each of the records.
 
-        Raises `EngineError`, for records of an unknown version too: then nothing is held.
+        0: it is held, else a key of `DECLINED`. Raises `EngineError`, for records of an unknown
+        version too, and where there are not as many of either as they say: then nothing is held.
         """
-        declined = ffi.new("uint8_t[]", (len(fds) + 7) // 8)
+        verdicts = ffi.new("uint8_t[]", count)
         result = lib.dp_move_hold(
-            self._engine,
-            batch,
-            ffi.from_buffer(records),
-            len(records),
-            ffi.new("int[]", fds),
-            len(fds),
-            declined,
-        )
+            self._engine, batch, ffi.from_buffer(records), len(records), count,
+            ffi.new("int[]", fds), len(fds), verdicts,
+        )  # fmt: skip
         if result < 0:
             for fd in fds:
                 os.close(fd)
             raise EngineError("moved connections", result)
-        return bytes(ffi.buffer(declined))
+        return bytes(ffi.buffer(verdicts))
 
     def start(self, batch: int, count: int) -> tuple[int, tuple[int, ...]]:
         """The held batch, of at most `count`, begins to run: how many, and how long each stood."""

@@ -77,6 +77,7 @@ class Ledger:
     ms: Durations = NO_TIME
     connections: MovedCounts = NO_CONNECTIONS
     stall_ms: Stall = NO_STALL
+    declined: tuple[tuple[str, int], ...] = ()  # why green's rules let some not move, how many
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -89,6 +90,7 @@ class Ledger:
             "ms": _rounded(self.ms),
             "connections": dataclasses.asdict(self.connections),
             "stall_ms": _rounded(self.stall_ms),
+            "declined": dict(self.declined),
             "error": self.error,
         }
 
@@ -119,6 +121,9 @@ def ledger_text(ledger: dict[str, Any]) -> str:
     counts = " ".join(f"{name}={count}" for name, count in ledger["connections"].items() if count)
     if before:
         lines.append(f"  connections: {counts or 'none'}")
+    if ledger.get("declined"):  # a stored one may be of code that had no such key
+        reasons = " ".join(f"{name}={count}" for name, count in ledger["declined"].items())
+        lines.append(f"  declined: {reasons}")
     if any(ledger["stall_ms"].values()):
         stall = " ".join(f"{name}={value:g}" for name, value in ledger["stall_ms"].items())
         lines.append(f"  stall ms: {stall}")

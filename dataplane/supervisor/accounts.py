@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 from dataplane.control.messages import Received
 from dataplane.model.ledger import NO_STALL, Durations, Ledger, MovedCounts, Outcome, Side, Stall
@@ -30,6 +31,7 @@ def ledger_of(rolling: Rollout) -> Ledger:
         ms=durations(rolling.marks, _forked_at(green)),
         connections=_counts(blue),
         stall_ms=_stall(green),
+        declined=_declined(blue),
         error=None if rolling.error is None or outcome != "failed" else str(rolling.error),
     )
 
@@ -82,10 +84,20 @@ def _slot_counts(slot: WorkerSlot) -> MovedCounts:
     return MovedCounts(
         moved_idle=told.moved_idle,
         moved_after_request=told.moved_after_request,
+        moved_streaming=told.moved_streaming,
+        moved_tunnel=told.moved_tunnel,
         finished=told.finished,
         closed=told.closed,
         reset=told.reset + slot.cut_connections,
     )
+
+
+def _declined(blue: AppGeneration | None) -> tuple[tuple[str, int], ...]:
+    total: Counter[str] = Counter()
+    for slot in blue.slots if blue else ():
+        if slot.drained is not None:
+            total.update(dict(slot.drained.declined))
+    return tuple(sorted(total.items()))
 
 
 def _stall(green: AppGeneration | None) -> Stall:

@@ -120,7 +120,9 @@ SCHEMAS: dict[str, Any] = {
             ),
             "stall_ms": _object(dict.fromkeys(("p50", "p99", "max"), _NUMBER)),
             "error": _or_null(_TEXT),
-        }
+        },
+        # why connections did not move: a reason and how many
+        {"declined": {"type": "object", "additionalProperties": _COUNT}},
     ),
     "History": _object(
         {

@@ -324,6 +324,9 @@ class Worker:
                     finished=tally.finished,
                     closed=tally.closed,
                     reset=tally.reset,
+                    moved_streaming=tally.moved_streaming,
+                    moved_tunnel=tally.moved_tunnel,
+                    declined=tally.declined,
                 )
             )
         )

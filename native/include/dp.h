@@ -22,7 +22,7 @@ typedef struct dp_engine dp_engine;
 
 enum { DP_ABI = 1 };           /* checked by Python at boot: dp_abi() must say the same */
 enum { DP_STATS_VERSION = 1 }; /* layout of dp_stats */
-enum { DP_MOVE_VERSION = 1 };  /* layout of a moved connection's record */
+enum { DP_MOVE_VERSION = 2 };  /* newest layout of a moved connection's record */
 
 enum {
     DP_OK = 0,
@@ -252,12 +252,24 @@ typedef struct {   /* something changed about an endpoint */
     uint32_t endpoint;
 } dp_event;
 
+enum {                        /* why a connection that was to move was declined */
+       DP_DECLINED_OTHER = 1, /* of a kind that is not known there, or it was not told */
+       DP_DECLINED_LISTENER,  /* its listener is not there */
+       DP_DECLINED_DENIED,    /* its source may not come any more */
+       DP_DECLINED_UPSTREAM,  /* the endpoint that it speaks to is not there */
+       DP_DECLINED_NO_ROOM,   /* no memory */
+       DP_DECLINED_COUNT
+};
+
 typedef struct { /* what happened to connections while draining, or on arrival */
     uint64_t moved_idle;
     uint64_t moved_after_request;
     uint64_t finished;
     uint64_t closed;
     uint64_t reset;
+    uint64_t moved_streaming; /* in the middle of a response */
+    uint64_t moved_tunnel;
+    uint64_t declined[6]; /* by DP_DECLINED_ */
 } dp_drain_counts;
 
 uint32_t dp_abi(void);
@@ -333,21 +345,26 @@ int dp_engine_close_idle(dp_engine *engine);
 int dp_engine_reset_all(dp_engine *engine);
 int dp_engine_drain_counts(const dp_engine *engine, dp_drain_counts *ret_counts);
 
-/* Freezes up to max_fds connections (out of epoll) as batch number `batch` and writes their
- * records. Returns the count of records (0: none may be saved now). Each has one descriptor, which
- * stays the engine's. */
-int dp_move_save(dp_engine *engine, uint32_t batch, uint8_t *ret_records, size_t capacity,
-                 int *ret_fds, uint32_t max_fds, size_t *ret_len);
-/* The commit was sent: forget the batch and close its descriptors. Declined ones (bit set in
- * declined, one bit a record) are closed politely and counted. */
-int dp_move_commit(dp_engine *engine, uint32_t batch, const uint8_t *declined, size_t declined_len);
+/* Freezes connections (out of epoll) as batch number `batch` and writes their records, of version
+ * `version` at most: between requests, in the middle of a response, and tunnels. Returns the count
+ * of records (0: none may be saved now). Each has from one to six descriptors, at most max_fds in
+ * all, which stay the engine's. */
+int dp_move_save(dp_engine *engine, uint32_t batch, uint32_t version, uint8_t *ret_records,
+                 size_t capacity, int *ret_fds, uint32_t max_fds, uint32_t *ret_fd_count,
+                 size_t *ret_len);
+/* The commit was sent: forget the batch and close its descriptors. verdicts has a byte a record, at
+ * most count: 0, or DP_DECLINED_. What is no longer allowed is closed, or cut, and counted; what
+ * may end here goes on here. */
+int dp_move_commit(dp_engine *engine, uint32_t batch, const uint8_t *verdicts, size_t count);
 /* The peer is gone or said no: all of the batch goes on here. */
 int dp_move_take_back(dp_engine *engine, uint32_t batch);
 
-/* Takes over fds and holds them still, as batch `batch`. ret_declined has one bit a record and
- * room for (count + 7) / 8 bytes; a declined record's descriptor is closed. */
+/* Takes over fds and holds them still, as batch `batch` of `count` records. ret_verdicts has a byte
+ * a record: 0, or DP_DECLINED_ and its descriptors are closed. DP_EVERSION, DP_EMALFORMED (also:
+ * not as many records or descriptors as the records say), DP_ESTATE: nothing is held, and fds are
+ * the caller's. */
 int dp_move_hold(dp_engine *engine, uint32_t batch, const uint8_t *records, size_t len,
-                 const int *fds, uint32_t count, uint8_t *ret_declined);
+                 uint32_t count, const int *fds, uint32_t fd_count, uint8_t *ret_verdicts);
 /* The commit came: the held batch begins to run. ret_stall_us gets one figure a started
  * connection, at most max_stalls. Returns how many started. */
 int dp_move_start(dp_engine *engine, uint32_t batch, uint32_t *ret_stall_us, uint32_t max_stalls);

@@ -77,6 +77,11 @@ int dp_engine_log(dp_engine *engine, int format, int fd, const char *app, uint32
     return DP_OK;
 }
 
+int dp_access_format(const dp_engine *engine)
+{
+    return engine->access != NULL ? engine->access->format : DP_LOG_NONE;
+}
+
 void dp_access_done(dp_engine *engine)
 {
     if (engine->access == NULL)
@@ -212,7 +217,8 @@ void dp_access_line(dp_engine *engine, dp_conn *down, uint64_t now_us)
     };
     int upstream = down->protocol == DP_TCP  ? exchange->upstream
                    : exchange->route != NULL ? exchange->route->upstream
-                                             : -1;
+                   : account->endpoint != 0  ? engine->pools[account->endpoint - 1].upstream
+                                             : -1; /* it was moved here without its route */
     if (upstream >= 0)
         end.upstream = text_of(engine->tables.upstreams[upstream].name);
     if (account->endpoint != 0) {

@@ -57,6 +57,7 @@ void dp_meter_tick(dp_engine *engine); /* now and then: what nothing else would 
 void dp_meter_connect(dp_engine *engine, uint32_t slot);
 void dp_meter_connect_failed(dp_engine *engine, uint32_t slot);
 void dp_meter_attached(dp_engine *engine, dp_conn *down, uint32_t slot);
+void dp_meter_adopted(dp_engine *engine, uint32_t slot); /* attached elsewhere before */
 void dp_meter_detached(dp_engine *engine, uint32_t slot);
 void dp_meter_failed(dp_engine *engine, const dp_conn *down);
 void dp_meter_up(dp_engine *engine, uint32_t upstream, bool up);
@@ -65,6 +66,7 @@ void dp_meter_up(dp_engine *engine, uint32_t upstream, bool up);
 
 void dp_access_done(dp_engine *engine);
 void dp_access_begin(dp_engine *engine, dp_conn *down, const uint8_t *data);
+int dp_access_format(const dp_engine *engine); /* DP_LOG_NONE: there is none */
 void dp_access_line(dp_engine *engine, dp_conn *down, uint64_t now_us);
 void dp_access_flush(dp_engine *engine); /* what the pipe takes; never waits */
 

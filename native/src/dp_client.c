@@ -197,6 +197,26 @@ void dp_client_moved(const dp_engine *engine, dp_conn *conn, const uint8_t *text
         dp_client_set(engine, conn, address);
 }
 
+void dp_client_carried(const dp_engine *engine, dp_conn *conn, const dp_record *record)
+{
+    static const uint8_t none[16] = {0};
+    if (memcmp(record->address, none, sizeof(none)) != 0)
+        dp_client_set(engine, conn, record->address);
+    conn->client_port = record->client_port;
+}
+
+void dp_client_named(dp_conn *conn, const dp_moved_bytes *text)
+{
+    char copy[DP_CLIENT_TEXT];
+    uint8_t address[16];
+    if (text->len >= sizeof(copy))
+        return;
+    memcpy(copy, text->data, text->len);
+    copy[text->len] = '\0';
+    if (dp_address_parse(copy, address))
+        memcpy(conn->exchange->client, address, sizeof(address));
+}
+
 /* --- behind trusted proxies ------------------------------------------------------------------- */
 
 /* An element of x-forwarded-for: an address, with or without a port (some proxies add it). */

@@ -570,6 +570,8 @@ void dp_conn_handle(dp_engine *engine, dp_conn *conn)
     else
         dp_tcp_pump(engine, down);
     dp_conn_settle(engine, down);
+    if (engine->draining)
+        dp_move_notice(engine, down);
 }
 
 static void upstream_timeout(dp_engine *engine, dp_conn *up)

@@ -12,6 +12,7 @@
 #include "dp_acl.h"
 #include "dp_http1.h"
 #include "dp_live.h"
+#include "dp_record.h"
 #include "dp_tables.h"
 
 #define DP_ARRAY_LEN(array) (sizeof(array) / sizeof((array)[0]))
@@ -108,7 +109,8 @@ enum {                         /* dp_conn.flags */
        DP_C_AFTER_REQUEST = 8, /* its last exchange ended during this drain */
        DP_C_FRESH = 16,        /* up: has not been used before */
        DP_C_SKIPPED = 32,      /* down: an empty line was passed over before this head */
-       DP_C_TURNED_AWAY = 64   /* down: beyond the limit, answered, only lingers; not counted */
+       DP_C_TURNED_AWAY = 64,  /* down: beyond the limit, answered, only lingers; not counted */
+       DP_C_STAYS = 128        /* down: declined in this drain, it ends here */
 };
 
 /* What is counted and told of one exchange or tunnel: kept by dp_account and dp_access. */
@@ -327,6 +329,8 @@ struct dp_engine {
     dp_list movable;
     dp_drain_counts drained;
     dp_batch batches[DP_FREEZE_BATCHES];
+    uint32_t move_at;   /* where in the slab to look on for what flows and may be saved */
+    bool move_news;     /* before that there is more of it */
     uint64_t *ended_as; /* the count of drained for connections that end now */
 
     uint8_t *free_buffers[DP_BUFFER_CLASSES];
@@ -396,6 +400,8 @@ enum dp_passed dp_splice_body(dp_engine *engine, dp_conn *from, dp_conn *to, uin
 void dp_gather_end(dp_conn *up); /* nothing if it does not */
 void dp_gather_timeout(dp_engine *engine, dp_conn *up);
 void dp_pipe_drop(dp_engine *engine, dp_conn *conn); /* with all that is in it */
+/* A pipe with so many bytes in it, which comes from another process, without its descriptors. */
+bool dp_pipe_adopt(dp_engine *engine, dp_conn *conn, uint32_t held);
 void dp_pipes_trim(dp_engine *engine, bool all);
 
 /* --- dp_timer -------------------------------------------------------------------------------- */
@@ -486,6 +492,9 @@ bool dp_limit_connection(dp_engine *engine); /* counts one more; false: there is
 uint32_t dp_limit_source(dp_engine *engine, dp_conn *down);
 void dp_limit_arrived(dp_engine *engine, dp_conn *down); /* moved here: counted, never refused */
 bool dp_limit_allows(const dp_engine *engine, const dp_conn *down);
+/* By the app's rules alone, as a request of it would be. */
+bool dp_limit_allows_client(const dp_engine *engine, const dp_conn *down);
+void dp_limit_request_moved(dp_engine *engine, dp_conn *down); /* counted, never refused */
 /* 0: the request may go on, and is counted; else the status that answers it, and the seconds after
  * which another may come (0: not told). route may be NULL. */
 uint32_t dp_limit_request(dp_engine *engine, dp_conn *down, const uint8_t *data,
@@ -520,6 +529,8 @@ void dp_client_accepted(const dp_engine *engine, dp_conn *conn,
                         const struct sockaddr_storage *peer);
 void dp_client_moved(const dp_engine *engine, dp_conn *conn, const uint8_t *text, size_t len);
 void dp_client_begin(dp_conn *conn); /* of its exchange: the peer */
+void dp_client_carried(const dp_engine *engine, dp_conn *conn, const dp_record *record);
+void dp_client_named(dp_conn *conn, const dp_moved_bytes *text); /* of its exchange */
 /* For a trusted peer: the client of this request, by its x-forwarded-for. */
 void dp_client_walk(const dp_engine *engine, dp_conn *conn, const uint8_t *data,
                     const dp_request_head *head);
@@ -567,13 +578,9 @@ static inline dp_head_limits dp_head_limits_of(const dp_engine *engine)
                             .max_target = engine->options.max_header_bytes / 2};
 }
 
-/* --- dp_move ---------------------------------------------------------------------------------- */
-
-void dp_move_offer(dp_engine *engine, dp_conn *conn); /* idle while draining: may be saved */
-void dp_move_withdraw(dp_engine *engine);             /* all that was offered goes on here */
-
 #include "dp_account.h"
 #include "dp_http.h"
+#include "dp_move.h"
 #include "dp_upstream.h"
 
 #endif

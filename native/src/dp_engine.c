@@ -99,7 +99,7 @@ int dp_engine_turn(dp_engine *engine, uint32_t max_rounds)
     if (dp_timer_arm(engine, false) != DP_OK)
         return DP_ESYSTEM;
     int notes = engine->ready.count != 0 ? DP_NOTE_AGAIN : 0;
-    if (engine->draining && engine->movable.count != 0)
+    if (engine->draining && (engine->movable.count != 0 || engine->move_news))
         notes |= DP_NOTE_MOVABLE;
     if (engine->draining && engine->down_count == 0)
         notes |= DP_NOTE_EMPTY;
@@ -126,7 +126,13 @@ static void each_down(dp_engine *engine, visit each)
 static void visit_first(dp_engine *engine, dp_conn *conn)
 {
     (void)engine;
-    conn->flags &= (uint8_t)~DP_C_AFTER_REQUEST; /* of an earlier drain that was taken back */
+    /* of an earlier drain that was taken back */
+    conn->flags &= (uint8_t)~(DP_C_AFTER_REQUEST | DP_C_STAYS);
+}
+
+static void visit_flow(dp_engine *engine, dp_conn *conn)
+{
+    dp_move_notice(engine, conn);
 }
 
 static void visit_idle(dp_engine *engine, dp_conn *conn)
@@ -139,18 +145,7 @@ static void visit_reset(dp_engine *engine, dp_conn *conn)
 {
     if (conn->state == DP_S_FROZEN || conn->state == DP_S_HELD)
         return;
-    if (conn->state == DP_S_EXCHANGE) {
-        dp_exchange_blame(conn, DP_OUT_DRAIN_DEADLINE);
-        dp_exchange_over(engine, conn, false);
-    }
-    if (conn->state == DP_S_TUNNEL)
-        dp_tunnel_over(engine, conn, DP_OUT_DRAIN_DEADLINE);
-    if (conn->state == DP_S_TUNNEL && conn->peer != NULL)
-        engine->stats->tunnels--;
-    if (conn->peer != NULL)
-        dp_upstream_release(engine, conn->peer, false);
-    dp_queue_leave(engine, conn);
-    dp_conn_reset(engine, conn);
+    dp_flow_cut(engine, conn, DP_OUT_DRAIN_DEADLINE);
 }
 
 int dp_engine_drain(dp_engine *engine)
@@ -160,7 +155,9 @@ int dp_engine_drain(dp_engine *engine)
     engine->closing_idle = false;
     engine->drained = (dp_drain_counts){0};
     engine->now_ms = dp_clock_ms();
+    dp_move_begin(engine);
     each_down(engine, visit_first);
+    each_down(engine, visit_flow);
     each_down(engine, visit_idle);
     dp_ready_run(engine);
     dp_conn_collect(engine);

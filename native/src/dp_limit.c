@@ -150,9 +150,9 @@ static bool address_of(const dp_conn *down, dp_ip *ret_ip)
 }
 
 /* Whoever connects speaks for many clients: they are told request by request. */
-static bool speaks_for_others(const dp_conn *down)
+static bool speaks_for_others(const dp_engine *engine, const dp_conn *down)
 {
-    return down->trusted && down->protocol == DP_HTTP;
+    return down->trusted && engine->tables.listeners[down->listener].protocol == DP_HTTP;
 }
 
 /* Of IPv6 a site's whole network is one source: it may have as many addresses as it likes. */
@@ -166,7 +166,7 @@ bool dp_limit_allows(const dp_engine *engine, const dp_conn *down)
 {
     dp_ip ip;
     const dp_acl *access = engine->tables.access;
-    return access == NULL || speaks_for_others(down) || !address_of(down, &ip) ||
+    return access == NULL || speaks_for_others(engine, down) || !address_of(down, &ip) ||
            dp_acl_allows(access, ip);
 }
 
@@ -182,7 +182,7 @@ uint32_t dp_limit_source(dp_engine *engine, dp_conn *down)
 {
     dp_ip ip;
     uint32_t max = engine->options.max_per_source;
-    if ((max == 0 && engine->tables.access == NULL) || speaks_for_others(down) ||
+    if ((max == 0 && engine->tables.access == NULL) || speaks_for_others(engine, down) ||
         !address_of(down, &ip))
         return 0;
     if (engine->tables.access != NULL && !dp_acl_allows(engine->tables.access, ip)) {
@@ -205,7 +205,8 @@ void dp_limit_arrived(dp_engine *engine, dp_conn *down)
     dp_ip ip;
     (void)dp_shared_take(engine->limits.connections, engine->limits.own_connections, 0);
     down->counted |= DP_COUNTED_CONNECTION;
-    if (engine->options.max_per_source != 0 && !speaks_for_others(down) && address_of(down, &ip))
+    if (engine->options.max_per_source != 0 && !speaks_for_others(engine, down) &&
+        address_of(down, &ip))
         down->source =
             (uint32_t)dp_source_take(&engine->limits.sources, source_key(engine, ip, 0), 0);
 }
@@ -269,6 +270,11 @@ static bool is_allowed(const dp_engine *engine, const dp_conn *down, const dp_ro
            (of_route == NULL || dp_acl_allows(of_route, ip));
 }
 
+bool dp_limit_allows_client(const dp_engine *engine, const dp_conn *down)
+{
+    return is_allowed(engine, down, NULL);
+}
+
 uint32_t dp_limit_request(dp_engine *engine, dp_conn *down, const uint8_t *data,
                           const dp_request_head *head, const dp_route *route,
                           uint32_t *ret_retry_after)
@@ -298,6 +304,12 @@ uint32_t dp_limit_request(dp_engine *engine, dp_conn *down, const uint8_t *data,
     }
     down->counted |= DP_COUNTED_REQUEST;
     return 0;
+}
+
+void dp_limit_request_moved(dp_engine *engine, dp_conn *down)
+{
+    (void)dp_shared_take(engine->limits.requests, engine->limits.own_requests, 0);
+    down->counted |= DP_COUNTED_REQUEST;
 }
 
 void dp_limit_request_over(dp_engine *engine, dp_conn *down)

@@ -128,6 +128,11 @@ void dp_meter_attached(dp_engine *engine, dp_conn *down, uint32_t slot)
         account->attempts++;
 }
 
+void dp_meter_adopted(dp_engine *engine, uint32_t slot)
+{
+    upstream_of(engine, slot)->active++;
+}
+
 void dp_meter_detached(dp_engine *engine, uint32_t slot)
 {
     upstream_of(engine, slot)->active--;

@@ -61,7 +61,7 @@ static dp_pipe *pipe_take(dp_engine *engine)
         pipe->next = NULL;
         return pipe;
     }
-    if (engine->pipe_count == DP_PIPES_MAX || engine->now_ms < engine->pipes_denied_until)
+    if (engine->pipe_count >= DP_PIPES_MAX || engine->now_ms < engine->pipes_denied_until)
         return NULL;
     pipe = pipe_make(engine);
     if (pipe == NULL)
@@ -80,6 +80,18 @@ static void pipe_give(dp_engine *engine, dp_conn *conn)
     }
     pipe->next = engine->free_pipes;
     engine->free_pipes = pipe;
+}
+
+bool dp_pipe_adopt(dp_engine *engine, dp_conn *conn, uint32_t held)
+{
+    dp_pipe *pipe = malloc(sizeof(*pipe));
+    if (pipe == NULL)
+        return false;
+    *pipe = (dp_pipe){.read_fd = -1, .write_fd = -1, .held = held};
+    engine->pipe_count++;
+    engine->stats->pipes++;
+    conn->pipe = pipe;
+    return true;
 }
 
 void dp_pipe_drop(dp_engine *engine, dp_conn *conn)

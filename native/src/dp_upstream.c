@@ -227,6 +227,25 @@ static int begin(dp_engine *engine, dp_conn *down, dp_conn *up, struct iovec *io
     return DP_OK;
 }
 
+dp_conn *dp_upstream_adopt(dp_engine *engine, dp_conn *down, uint32_t slot)
+{
+    const dp_pool *pool = &engine->pools[slot];
+    dp_conn *up = dp_conn_new(engine, -1, DP_UP);
+    if (up == NULL)
+        return NULL;
+    engine->stats->upstream_connections++;
+    if (upstream_of(engine, slot)->max_connections != 0)
+        (void)dp_shared_take(pool->shared, pool->count, 0);
+    up->endpoint = slot;
+    up->state = DP_S_EXCHANGE;
+    up->protocol = down->protocol;
+    down->peer = up;
+    up->peer = down;
+    dp_balancer_begin(&engine->groups[pool->upstream].balancer, pool->index);
+    dp_meter_adopted(engine, slot);
+    return up;
+}
+
 /* --- opening -----------------------------------------------------------------------------------
  */
 

@@ -14,6 +14,9 @@ int dp_upstream_open(dp_engine *engine, dp_conn *down, struct iovec *iov, int co
 /* up, connecting, failed: another endpoint with the same bytes, as dp_upstream_open. */
 int dp_upstream_retry(dp_engine *engine, dp_conn *up);
 void dp_upstream_release(dp_engine *engine, dp_conn *up, bool reusable);
+/* One that another process attached to down, without its descriptor; counted here, whatever the
+ * limits. NULL: no memory. */
+dp_conn *dp_upstream_adopt(dp_engine *engine, dp_conn *down, uint32_t slot);
 /* A connecting socket became writable: DP_OK or DP_ESYSTEM. */
 int dp_upstream_connected(dp_engine *engine, dp_conn *up);
 int dp_socket_connected(int fd, const dp_endpoint *endpoint);

@@ -17,12 +17,12 @@ from dataplane.engine.engine import NOTE_MOVABLE
 from dataplane.model.spec import AccessSpec, AppSpec, RateSpec, RouteSpec
 from tests.support.client import Client
 from tests.support.engine import Proxy, app, route
+from tests.support.hand_over import drain, move_all
 from tests.support.upstream import Peer, Upstream
 
 START = Callable[..., Proxy]
 SERVE = Callable[..., Upstream]
 
-ROOM = 256 * 1024
 REQUEST = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 
 
@@ -266,15 +266,9 @@ def test_so_many_requests_are_answered_at_once(proxy: START, upstream: SERVE) ->
 
 
 def moved(blue: Proxy, green: Proxy) -> int:
-    blue.call(blue.engine.pause)
-    blue.call(blue.engine.drain)
+    drain(blue)
     blue.notes_one_of(NOTE_MOVABLE)
-    records, fds = blue.call(lambda: blue.engine.save(1, 64, ROOM))
-    copies = tuple(os.dup(fd) for fd in fds)
-    declined = green.call(lambda: green.engine.hold(1, records, copies))
-    blue.call(lambda: blue.engine.commit(1, declined))
-    started, _ = green.call(lambda: green.engine.start(1, len(fds)))
-    return started
+    return move_all(blue, green)
 
 
 def test_a_moved_connection_is_counted_once_and_never_refused(

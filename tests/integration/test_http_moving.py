@@ -1,11 +1,8 @@
-"""Connections pass from one engine to another: whole, once, and to nobody's loss.
-
-Two engines in one process share the listening sockets' role of blue and green; descriptors are
-duplicated as the kernel does when they are passed over a socket.
-"""
+"""Connections between requests pass from one engine to another: whole, once, to nobody's loss."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import struct
 import threading
@@ -17,13 +14,13 @@ import pytest
 from dataplane.engine.engine import NOTE_EMPTY, NOTE_MOVABLE, EngineError
 from tests.support.client import Client
 from tests.support.engine import Proxy, app, route
+from tests.support.hand_over import drain, hold, move_all, save
 from tests.support.upstream import SECONDS, Peer, Upstream
 
 START = Callable[..., Proxy]
 SERVE = Callable[..., Upstream]
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
-ROOM = 256 * 1024
 
 
 @pytest.fixture
@@ -40,26 +37,6 @@ def pair(proxy: START) -> Callable[..., tuple[Proxy, Proxy]]:
         return sides[0], sides[1]
 
     return start
-
-
-def drain(blue: Proxy) -> None:
-    blue.call(blue.engine.pause)
-    blue.call(blue.engine.drain)
-
-
-def save(blue: Proxy, batch: int = 1, most: int = 64) -> tuple[bytes, tuple[int, ...]]:
-    """As a message would carry it: the descriptors are copies."""
-    records, fds = blue.call(lambda: blue.engine.save(batch, most, ROOM))
-    return records, tuple(os.dup(fd) for fd in fds)
-
-
-def move_all(blue: Proxy, green: Proxy, batch: int = 1) -> int:
-    records, fds = save(blue, batch)
-    declined = green.call(lambda: green.engine.hold(batch, records, fds))
-    blue.call(lambda: blue.engine.commit(batch, declined))
-    started, stalls = green.call(lambda: green.engine.start(batch, len(fds)))
-    assert len(stalls) == started
-    return started
 
 
 def test_idle_connections_move_and_are_answered_by_green(
@@ -148,9 +125,7 @@ def test_a_batch_taken_back_goes_on_at_blue_and_moves_later(
     client.send(GET[:10])
     blue.has_read(10)
     drain(blue)
-    records, fds = save(blue)
-    declined = green.call(lambda: green.engine.hold(1, records, fds))
-    assert declined == b"\0"
+    assert hold(green, save(blue)) == b"\0"
     client.send(GET[10:])
     green.call(lambda: green.engine.drop(1))
     blue.call(lambda: blue.engine.take_back(1))
@@ -168,15 +143,14 @@ def test_a_drain_that_is_called_off_is_served_by_blue_at_once(
     waiting, frozen = blue.client(), blue.client()
     assert waiting.get().body == frozen.get().body == b"blue"
     drain(blue)
-    _, fds = save(blue, most=1)
-    assert len(fds) == 1
+    frozen_batch = save(blue, most=1)
+    assert frozen_batch.count == 1
     for client in (waiting, frozen):
         client.send(GET)
     blue.until(lambda stats: stats["turns"] > 0)
     blue.call(blue.engine.serve)
     blue.call(lambda: blue.engine.take_back(1))
-    for fd in fds:
-        os.close(fd)
+    frozen_batch.close()
     assert waiting.answer().body == frozen.answer().body == b"blue"
     with blue.client() as third:
         assert third.get().body == b"blue"
@@ -292,7 +266,8 @@ BROKEN: dict[str, Callable[[bytes], bytes]] = {
     "a length of zero": lambda whole: with_field(whole, 0, "<I", 0),
     "a length beyond the end": lambda whole: with_field(whole, 0, "<I", len(whole) + 1),
     "a huge length": lambda whole: with_field(whole, 0, "<I", 0xFFFF_FFFF),
-    "another version": lambda whole: with_field(whole, 4, "<H", 2),
+    "another version": lambda whole: with_field(whole, 4, "<H", 3),
+    "a version that it is not": lambda whole: with_field(whole, 4, "<H", 2),
     "a longer name": lambda whole: with_field(whole, 8, "B", 255),
     "a longer client": lambda whole: with_field(whole, 9, "B", 47),
     "more bytes than there are": lambda whole: with_field(whole, 12, "<I", 0xFFFF_FFF0),
@@ -308,10 +283,10 @@ def test_broken_records_are_refused_whole_and_blue_goes_on(
     client = blue.client()
     assert client.get().body == b"blue"
     drain(blue)
-    records, fds = save(blue)
+    batch = save(blue)
     with pytest.raises(EngineError):
-        green.call(lambda: green.engine.hold(1, BROKEN[name](records), fds))
-    for fd in fds:
+        hold(green, dataclasses.replace(batch, records=BROKEN[name](batch.records)))
+    for fd in batch.fds:
         with pytest.raises(OSError):
             os.fstat(fd)
     blue.call(lambda: blue.engine.take_back(1))
@@ -327,8 +302,9 @@ def test_unknown_kinds_of_connections_are_declined(
     client = blue.client()
     assert client.get().body == b"blue"
     drain(blue)
-    records, fds = save(blue)
-    assert green.call(lambda: green.engine.hold(1, with_field(records, 6, "B", 9), fds)) == b"\1"
+    batch = save(blue)
+    later = dataclasses.replace(batch, records=with_field(batch.records, 6, "B", 9))
+    assert hold(green, later) == b"\1"
     blue.call(lambda: blue.engine.commit(1, b"\1"))
     assert green.call(lambda: green.engine.start(1, 1)) == (0, ())
     assert client.ends()
@@ -347,11 +323,11 @@ def test_batches_are_told_apart_and_unknown_ones_are_refused(
         blue.call(lambda: blue.engine.commit(3, b""))
     with pytest.raises(EngineError):
         green.call(lambda: green.engine.start(1, 1))
-    green.call(lambda: green.engine.hold(1, *first))
-    copies = [os.dup(fd) for fd in second[1]]
+    hold(green, first)
+    copies = tuple(os.dup(fd) for fd in second.fds)
     with pytest.raises(EngineError):  # the same number twice; it closes what it was given
-        green.call(lambda: green.engine.hold(1, second[0], copies))
-    green.call(lambda: green.engine.hold(2, *second))
+        hold(green, dataclasses.replace(second, number=1, fds=copies))
+    hold(green, second)
     blue.call(lambda: blue.engine.commit(2, b"\0"))
     assert green.call(lambda: green.engine.start(2, 2))[0] == 2
     green.call(lambda: green.engine.drop(1))
@@ -368,8 +344,8 @@ def test_held_connections_are_still_until_the_commit(
     client = blue.client()
     assert client.get().body == b"blue"
     drain(blue)
-    records, fds = save(blue)
-    green.call(lambda: green.engine.hold(1, records, fds))
+    batch = save(blue)
+    hold(green, batch)
     client.send(GET)
     turns = green.stats()["turns"]
     green.until(lambda stats: stats["turns"] > turns + 1)
@@ -388,14 +364,14 @@ def test_an_engine_that_ends_with_held_and_frozen_connections_leaks_nothing(
         client.send(b"GET / HT")
     blue.until(lambda stats: stats["received_bytes_total"] == 24)
     drain(blue)
-    records, fds = save(blue)
-    green.call(lambda: green.engine.hold(1, records, fds))
+    batch = save(blue)
+    hold(green, batch)
     green.close()
     blue.close()
     for client in clients:
         with pytest.raises(OSError):
             client.send(b"x")
-    for fd in fds:
+    for fd in batch.fds:
         with pytest.raises(OSError):
             os.fstat(fd)
 

@@ -103,10 +103,11 @@ def test_whom_it_named_is_named_after_a_swap_too(
         assert client.get().body.decode() == told
         blue.call(blue.engine.pause)
         blue.call(blue.engine.drain)
-        records, fds = blue.call(lambda: blue.engine.save(1, 1, 4096))
+        records, count, fds = blue.call(lambda: blue.engine.save(1, 1, 4096))
         if by_older:
             records = records[:10] + bytes(2) + records[12:]
-        assert green.call(lambda: green.engine.hold(1, records, [os.dup(fds[0])])) == b"\0"
+        held = [os.dup(fds[0])]
+        assert green.call(lambda: green.engine.hold(1, records, count, held)) == b"\0"
         blue.call(lambda: blue.engine.commit(1, b"\0"))
         green.call(lambda: green.engine.start(1, 1))
         expected = told.replace("1234", "0") if by_older else told

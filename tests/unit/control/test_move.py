@@ -60,7 +60,7 @@ def taker(blue: Side, green: Side, step: move.Step = move.no_step) -> Taker:
 def frame(
     kind: int, batch: int, *, count: int = 0, payload: bytes = b"", v: int = VERSION
 ) -> bytes:
-    return HEADER.pack(v, kind, batch, count, len(payload)) + payload
+    return HEADER.pack(v, kind, 0, batch, count, len(payload)) + payload
 
 
 async def kind_of(sock: socket.socket) -> Kind:
@@ -126,12 +126,90 @@ def test_records_longer_than_a_datagram_go_in_pieces() -> None:
 
 def test_declined_ones_are_counted_and_told_to_blue() -> None:
     async def life(blue: Side, green: Side) -> None:
-        green.engine.decline = {"c0", "c9"}
+        green.engine.decline = {"c0": 3, "c9": 2}
         _, took = await give_all(blue, green)
         assert (took.started, took.declined) == (8, 2)
-        assert blue.engine.gone == ["0102"]
+        assert blue.engine.gone == [b"\3\0\0\0\0\0\0\0\0\2"]
 
     together(life, PipeEngine(*names(10)))
+
+
+def test_records_of_many_descriptors_move_within_what_a_message_carries() -> None:
+    """And in the order of their records: 254 descriptors would be refused by the kernel."""
+    mixed = tuple(f"c{number}+{number % 6}" for number in range(150))
+
+    async def life(blue: Side, green: Side) -> None:
+        before = {
+            name: [os.fstat(fd).st_ino for fd in fds] for name, fds in blue.engine.running.items()
+        }
+        gave, took = await give_all(blue, green)
+        assert gave is Gave.ENDED
+        assert took.started == len(mixed)
+        after = {
+            name: [os.fstat(fd).st_ino for fd in fds] for name, fds in green.engine.running.items()
+        }
+        assert after == before
+
+    together(life, PipeEngine(*mixed))
+
+
+@pytest.mark.parametrize("plain", [(), ("a", "b")])
+def test_green_that_knows_no_such_records_is_given_none_and_takes_the_others(
+    plain: tuple[str, ...],
+) -> None:
+    async def life(blue: Side, green: Side) -> None:
+        seen: list[str] = []
+
+        async def step(name: str) -> None:
+            seen.append(name)
+
+        giving = giver(blue, green, step)
+        async with asyncio.TaskGroup() as tasks:
+            gave = tasks.create_task(giving.run())
+            took = tasks.create_task(taker(blue, green).run())
+            for _ in range(50):
+                await asyncio.sleep(0)
+            giving.stop()
+        assert gave.result() is Gave.ENDED, "it was not refused: the others go on moving"
+        assert took.result().started == len(plain)
+        assert sorted(blue.engine.running) == ["tunnel+1"]
+        assert bool(seen) == bool(plain), "to ask is no step of a move"
+
+    together(life, PipeEngine(*plain, "tunnel+1"), PipeEngine(version=1))
+
+
+def test_giver_of_older_code_is_understood() -> None:
+    async def life(blue: Side, green: Side) -> None:
+        gave, took = await give_all(blue, green)
+        assert (gave, took.started) == (Gave.ENDED, 3)
+
+    together(life, PipeEngine(*names(3), version=1))
+
+
+@pytest.mark.parametrize("ends", [b"", frame(Kind.ABORT, 0), frame(99, 0)])
+def test_green_that_dies_or_says_no_when_it_is_asked_leaves_all_with_blue(ends: bytes) -> None:
+    async def life(blue: Side, green: Side) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            giving = tasks.create_task(giver(blue, green).run())
+            assert await kind_of(green.sock) is Kind.OFFER
+            if ends:
+                await send_packet(green.sock, ends, ())
+            green.die()
+        refused = ends == frame(Kind.ABORT, 0)
+        assert giving.result() is (Gave.REFUSED if refused else Gave.PEER_GONE)
+        assert list(blue.engine.running) == ["tunnel+1"]
+
+    together(life, PipeEngine("tunnel+1"))
+
+
+@pytest.mark.parametrize(
+    "verdicts", [b"", b"\0", b"\5", b"\0\1\2\0\0\0\0\4\3", bytes(200), b"\2" * 200]
+)
+def test_verdicts_are_what_they_were(verdicts: bytes) -> None:
+    packed = move.pack_verdicts(verdicts)
+    assert move.unpack_verdicts(packed, len(verdicts)) == verdicts
+    bits = packed[: (len(verdicts) + 7) // 8]
+    assert move.unpack_verdicts(bits, len(verdicts)) == bytes(map(bool, verdicts)), "older code"
 
 
 def test_connection_that_comes_later_moves_later() -> None:
@@ -140,9 +218,7 @@ def test_connection_that_comes_later_moves_later() -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(giving.run())
             taking = tasks.create_task(taker(blue, green).run())
-            late, other = os.pipe()
-            os.close(other)
-            blue.engine.running["late"] = late
+            blue.engine.add("late")
             giving.more()
             giving.stop()
         assert taking.result().started in (0, 1)
@@ -163,9 +239,7 @@ def test_giver_that_waits_takes_what_becomes_movable() -> None:
             tasks.create_task(giving.run())
             taking = tasks.create_task(taker(blue, green).run())
             await asyncio.sleep(0)  # it found nothing, and waits
-            late, other = os.pipe()
-            os.close(other)
-            blue.engine.running["late"] = late
+            blue.engine.add("late")
             giving.more()
             await moved.wait()
             giving.stop()
@@ -304,8 +378,8 @@ def test_green_without_room_for_descriptors_aborts() -> None:
         frame(Kind.COMMIT, 1),
         frame(Kind.ACK, 1),
         frame(Kind.MORE, 1, payload=b"x"),
-        HEADER.pack(VERSION, Kind.OFFER, 1, 1, move.BATCH_BYTES + 1) + b"x" * move.PIECE_BYTES,
-        HEADER.pack(VERSION, Kind.COMMIT, 1, 0, 5),
+        HEADER.pack(VERSION, Kind.OFFER, 0, 1, 1, move.BATCH_BYTES + 1) + b"x" * move.PIECE_BYTES,
+        HEADER.pack(VERSION, Kind.COMMIT, 0, 1, 0, 5),
     ],
 )
 def test_nonsense_is_answered_by_abort(nonsense: bytes) -> None:
@@ -329,8 +403,8 @@ def test_nonsense_where_the_commit_was_due_drops_what_was_held() -> None:
                 await send_packet(blue.sock, frame(Kind.OFFER, 7, v=VERSION + 1), ())
 
         async with asyncio.TaskGroup() as tasks:
-            saved = blue.engine.save(1, 10, 1000)
-            offer = HEADER.pack(VERSION, Kind.OFFER, 1, 3, len(saved.records)) + saved.records
+            saved = blue.engine.save(1, 10, 1000, 1)
+            offer = HEADER.pack(VERSION, Kind.OFFER, 0, 1, 3, len(saved.records)) + saved.records
             await send_packet(blue.sock, offer, saved.fds)
             taking = tasks.create_task(taker(blue, green, nonsense).run())
             assert await kind_of(blue.sock) is Kind.ACK

@@ -208,9 +208,16 @@ def test_drained_engine_without_connections_says_that_it_is_empty() -> None:
         assert not engine.turn(16)
         engine.drain()
         assert engine.turn(16) & NOTE_EMPTY
-        assert engine.save(1, 10, 1000) == (b"", ())
+        assert engine.save(1, 10, 1000) == (b"", 0, ())
         assert engine.tally() == binding.Tally(
-            moved_idle=0, moved_after_request=0, finished=0, closed=0, reset=0
+            moved_idle=0,
+            moved_after_request=0,
+            moved_streaming=0,
+            moved_tunnel=0,
+            finished=0,
+            closed=0,
+            reset=0,
+            declined=(),
         )
 
 
@@ -230,6 +237,6 @@ def test_records_that_cannot_be_held_close_their_descriptors(records: bytes) -> 
     with make() as engine:
         reader, writer = os.pipe()
         with pytest.raises(EngineError, match="moved connections"):
-            engine.hold(1, records, (writer,))
+            engine.hold(1, records, 1, (writer,))
         assert os.read(reader, 1) == b"", "nobody holds the writing end any more"
         os.close(reader)

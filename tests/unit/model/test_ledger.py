@@ -23,6 +23,7 @@ SWAPPED = Ledger(
     ms=Durations(build=3.1, spawn=9.8, ready=14.2, switch=0.4, drain=2.6, total=30.1234),
     connections=MovedCounts(moved_idle=900, moved_after_request=38),
     stall_ms=Stall(p50=0.2, p99=1.1, max=1.9),
+    declined=(("denied", 1), ("upstream_gone", 2)),
 )
 
 
@@ -40,6 +41,7 @@ def test_json_is_the_contracts() -> None:
             "finished": 0, "closed": 0, "reset": 0,
         },
         "stall_ms": {"p50": 0.2, "p99": 1.1, "max": 1.9},
+        "declined": {"denied": 1, "upstream_gone": 2},
         "error": None,
     }  # fmt: skip
 
@@ -56,7 +58,10 @@ def test_text_names_what_a_person_wants_to_know() -> None:
     text = ledger_text(SWAPPED.to_json())
     assert "billing: swapped generation 6 aaaaaaaaaaaa -> generation 7 bbbbbbbbbbbb" in text
     assert "moved_idle=900 moved_after_request=38" in text
+    assert "declined: denied=1 upstream_gone=2" in text
     assert "closed" not in text
+    older = {key: value for key, value in SWAPPED.to_json().items() if key != "declined"}
+    assert "declined" not in ledger_text(older)
     failed = Ledger(
         app=AppName("billing"), outcome="failed", before=BLUE, after=None, error="no luck"
     )
