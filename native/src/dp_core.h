@@ -44,6 +44,7 @@ enum {
     DP_PIPES_MAX = 128,         /* half of what the kernel lets a user who is not root have */
     DP_SPLICE_MIN = 256 * 1024, /* less of a body is read and written */
     DP_SPLICE_SHIFT = 3,        /* so many times the read size doubled: bulk, of no known length */
+    DP_INTERIM_MAX = 256,       /* answers of the 1xx kind to one request */
     DP_WATCH_LATE_MS = 1000     /* a client that goes unseen is noticed after so long */
 };
 
@@ -149,6 +150,7 @@ typedef struct dp_exchange {
     bool again;            /* sent once more: over a new connection only */
     bool keeps;            /* sent is kept for the route's retries */
     uint8_t repeats;
+    uint16_t interims; /* answers of the 1xx kind that came */
     bool request_piped;
     bool response_piped;
     dp_buffer sent; /* the whole request so far, while it may be sent again, or waits */
