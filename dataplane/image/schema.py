@@ -156,7 +156,7 @@ _LISTENER: Final = {
         },
         "trusted_proxies": {
             "title": "a list of networks",
-            "description": "whose PROXY header, x-forwarded-* and forwarded are believed",
+            "description": "whose PROXY header, x-forwarded-*, forwarded, x-real-ip are believed",
             "type": "array",
             "maxItems": 256,
             "default": [],

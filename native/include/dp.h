@@ -427,8 +427,9 @@ typedef struct {
 enum { DP_BODY_NONE = 0, DP_BODY_LENGTH = 1, DP_BODY_CHUNKED = 2, DP_BODY_CLOSE = 3 };
 
 enum {
-    DP_FIELD_DROP = 1,     /* hop-by-hop by itself or named by Connection: not forwarded */
-    DP_FIELD_FORWARDED = 2 /* says where a request came from: x-forwarded-..., forwarded */
+    DP_FIELD_DROP = 1, /* hop-by-hop by itself or named by Connection: not forwarded */
+    DP_FIELD_FORWARDED =
+        2 /* says where a request came from: x-forwarded-..., forwarded, x-real-ip */
 };
 
 typedef struct {

@@ -49,6 +49,7 @@ enum {
     DP_SPLICE_SHIFT_MAX = 5,
     DP_GATHER_BYTES = 256 * 1024, /* of an answer, before they are told of */
     DP_GATHER_MS = 20,            /* a source that is silent for so long is slow */
+    DP_INTERIM_MAX = 256,         /* answers of the 1xx kind to one request */
     DP_WATCH_LATE_MS = 1000       /* a client that goes unseen is noticed after so long */
 };
 
@@ -157,6 +158,7 @@ typedef struct dp_exchange {
     bool again;            /* sent once more: over a new connection only */
     bool keeps;            /* sent is kept for the route's retries */
     uint8_t repeats;
+    uint16_t interims; /* answers of the 1xx kind that came */
     bool request_piped;
     bool response_piped;
     uint8_t client[16];    /* whom a trusted proxy named for this request, else the peer */

@@ -111,10 +111,14 @@ static uint16_t field_id(const uint8_t *name, size_t len)
     }
 }
 
-/* X-Forwarded- and whatever follows: proxies tell each other by it where a request came from. */
+/* X-Forwarded- and whatever follows, X-Real-IP: proxies tell each other by them where a request
+ * came from. */
 static bool says_where_from(const uint8_t *name, size_t len)
 {
-    return len > 12 && (name[0] | 0x20) == 'x' && token_is(name, "x-forwarded-", 12);
+    if ((name[0] | 0x20) != 'x')
+        return false;
+    return (len > 12 && token_is(name, "x-forwarded-", 12)) ||
+           (len == 9 && token_is(name, "x-real-ip", 9));
 }
 
 /* An upstream that turns names into variables (CGI, WSGI) reads "X_Forwarded_For" as

@@ -479,6 +479,10 @@ static bool pump_response_head(dp_engine *engine, dp_conn *down)
         dp_buffer_free(engine, &down->exchange->sent);
         return respond_head(engine, down, data, len, buffered);
     }
+    if (++down->exchange->interims > DP_INTERIM_MAX) {
+        dp_http_upstream_failed(engine, down, false);
+        return down->state != DP_S_DEAD;
+    }
     if (!respond_interim(engine, down, data) ||
         dp_input_keep(engine, up, buffered, data, len, head_len, true) != DP_OK) {
         dp_http_close(engine, down);

@@ -98,6 +98,7 @@ def test_an_upstream_that_gives_hints_for_ever_is_a_504(proxy: START, upstream: 
         peer.request()
         while True:
             peer.send(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n")
+            dawdle(0.02)
 
     running = proxy(upstream(script).port, routes=[route(timeout_ms=SHORT_MS)])
     with running.client() as client:
@@ -136,10 +137,11 @@ def test_an_answer_that_keeps_coming_slowly_is_not_cut(proxy: START, upstream: S
         peer.request()
         peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n")
         for _ in range(8):
-            dawdle(SHORT_MS / 3000)
+            dawdle(SHORT_MS / 1000)
             peer.send(b"x")
 
-    running = proxy(upstream(script).port, body_idle_ms=SHORT_MS)
+    # More than one pause and less than all: a machine that is busy adds to each.
+    running = proxy(upstream(script).port, body_idle_ms=5 * SHORT_MS)
     with running.client() as client:
         assert client.get().body == b"x" * 8
 

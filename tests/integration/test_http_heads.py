@@ -76,7 +76,8 @@ def test_nobody_can_forge_where_a_request_came_from(passes: Callable[..., Head])
     head = passes(
         b"GET / HTTP/1.1\r\nhost: real\r\nForwarded: for=6.6.6.6\r\nX-Forwarded-For: 6.6.6.6\r\n"
         b"x-forwarded-proto: https\r\nx-forwarded-host: evil\r\nx-forwarded-port: 443\r\n"
-        b"X_Forwarded_For: 6.6.6.6\r\nx-forwarded_proto: https\r\n\r\n"
+        b"X_Forwarded_For: 6.6.6.6\r\nx-forwarded_proto: https\r\nX-Real-IP: 6.6.6.6\r\n"
+        b"x_real_ip: 6.6.6.6\r\n\r\n"
     )
     assert head.get("x-forwarded-for") == "127.0.0.1"
     assert head.get("x-forwarded-proto") == "http"

@@ -22,6 +22,7 @@ SAID = {
     "x-forwarded-host": "b.example:8443",
     "x-forwarded-port": "8443",
     "x-forwarded-prefix": "/app",
+    "x-real-ip": "203.0.113.9",
     "forwarded": "for=203.0.113.9;proto=https",
 }
 
@@ -52,6 +53,7 @@ def test_of_a_stranger_nothing_is_believed(
         "x-forwarded-host": "a.example",
         "x-forwarded-port": None,
         "x-forwarded-prefix": None,
+        "x-real-ip": None,
         "forwarded": None,
     }
 

@@ -112,6 +112,10 @@ UPSTREAMS: Final[dict[str, HostileUpstream]] = {
     "hints without end, then an answer": _up(
         _WHOLE, b"HTTP/1.1 103 E\r\nlink: x\r\n\r\n" * 50 + LENGTH
     ),
+    "hints without end": _up(_REFUSED, b"HTTP/1.1 103 E\r\nlink: x\r\n\r\n" * 300 + LENGTH),
+    "hints that nobody waits for without end": _up(
+        _REFUSED, b"HTTP/1.1 100 C\r\n\r\n" * 300 + LENGTH
+    ),
     "a 101 that nobody asked for": _up(
         _REFUSED, b"HTTP/1.1 101 S\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n" + EVIL
     ),
