@@ -148,8 +148,8 @@ class Lives:
 
     def _hear(self, slot: WorkerSlot, heard: Heard) -> None:
         if heard is None:
-            pidfd = slot.pidfd
-            asyncio.get_running_loop().call_later(SILENCE_SECONDS, self._silent, slot, pidfd)
+            line = slot.line
+            asyncio.get_running_loop().call_later(SILENCE_SECONDS, self._silent, slot, line)
             return
         if isinstance(heard, ControlError):
             self._broke_protocol(slot, str(heard))
@@ -209,8 +209,9 @@ class Lives:
         slot.error = f"broke the protocol: {error}"
         self.happen(slot, Event.TOLD_FAILED)
 
-    def _silent(self, slot: WorkerSlot, pidfd: int | None) -> None:
-        if pidfd is not None and slot.pidfd == pidfd:
+    def _silent(self, slot: WorkerSlot, line: Line | None) -> None:
+        # Not by its pidfd, whose number may be the next process's by now.
+        if line is not None and slot.line is line:
             slot.error = "closed its channel and went on"
             self.happen(slot, Event.TOLD_FAILED)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -156,15 +157,17 @@ class Busy:
     """Counts how many connections are open at once; answers when it is let."""
 
     def __init__(self) -> None:
-        self.open = self.most = 0
+        self.open: set[Peer] = set()
+        self.most = 0
         self.lock = threading.Lock()
         self.came = threading.Semaphore(0)
         self.let = threading.Semaphore(0)
 
     def __call__(self, peer: Peer) -> None:
         with self.lock:
-            self.open += 1
-            self.most = max(self.most, self.open)
+            # One that was cut is not open any more, though its thread still waits to be let.
+            self.open = {one for one in self.open if not is_cut(one)} | {peer}
+            self.most = max(self.most, len(self.open))
         try:
             while True:
                 peer.request()
@@ -173,7 +176,14 @@ class Busy:
                 peer.answer(b"busy")
         finally:
             with self.lock:
-                self.open -= 1
+                self.open.discard(peer)
+
+
+def is_cut(peer: Peer) -> bool:
+    """Whether the other side has closed the connection."""
+    poll = select.poll()
+    poll.register(peer.sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def test_a_limit_counts_once_over_workers_and_a_dead_one_gives_back(plane: Dataplane) -> None:
