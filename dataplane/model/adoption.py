@@ -49,9 +49,7 @@ class Found:
         return self.told.count(Told.SERVING) == self.slots
 
 
-def decide_fates(
-    found: Sequence[Found], *, promoted: int, stopped: bool
-) -> dict[Generation, Fate]:
+def decide_fates(found: Sequence[Found], *, promoted: int, stopped: bool) -> dict[Generation, Fate]:
     """The fate of each generation; at most one serves.
 
     `promoted` is the number of the one that was last written down as what the app runs, 0 where
