@@ -98,7 +98,7 @@ class Adoption:
                 for left in found
             ],
             promoted=entry.serving,
-            stopped=entry.stopped or entry.image is None,
+            stopped=entry.stopped or (entry.image is None and bool(entry.before)),
         )
         kept = []
         for left in found:

@@ -245,18 +245,17 @@ class App:
 class Fleet:
     """Mutable. All apps by name, in the order they came."""
 
-    def __init__(self, recall: Callable[[App], None] | None = None) -> None:
-        """`recall` gives an app that is made what was counted of it before."""
+    def __init__(self) -> None:
         self.apps: dict[AppName, App] = {}
-        self._recall = recall
+        self.recall: Callable[[App], None] | None = None  # has a new app go on counting
 
     def make(self, name: AppName) -> App:
         """The app of this name, made if there is none."""
         app = self.apps.get(name)
         if app is None:
             app = self.apps[name] = App(name=name)
-            if self._recall is not None:
-                self._recall(app)
+            if self.recall is not None:
+                self.recall(app)
         return app
 
     def slots(self) -> list[WorkerSlot]:

@@ -26,11 +26,12 @@ from dataplane.supervisor.api import Api
 from dataplane.supervisor.births import Births, check_control_path
 from dataplane.supervisor.desk import Desk, Standing
 from dataplane.supervisor.events import Events
-from dataplane.supervisor.fleet import Fleet, Rollout, Wish
+from dataplane.supervisor.fleet import App, Fleet, Rollout, Wish
 from dataplane.supervisor.folders import Claim, RunFolder, check_socket_path
 from dataplane.supervisor.heartbeat import HANG_SECONDS, Heartbeat
 from dataplane.supervisor.history import History
 from dataplane.supervisor.images import BUILD_COMMAND, Images
+from dataplane.supervisor.kept import Kept
 from dataplane.supervisor.listeners import Listeners
 from dataplane.supervisor.lives import Lives
 from dataplane.supervisor.log_watch import LogWatch
@@ -153,6 +154,8 @@ class _Supervisor:
             command=options.zygote_command,
         )
         self._logs = Logs(options.state_dir / "logs", clock=clock, events=events, tasks=tasks)
+        self._kept = Kept(self._claim.run.totals, events=events)
+        fleet.recall = self._recall_counters
         births = Births(
             workers_dir=self._claim.run.workers,
             secret=self._claim.secret,
@@ -180,6 +183,7 @@ class _Supervisor:
             clock=clock,
             events=events,
             tasks=tasks,
+            retired=lambda app: self._kept.save(app, self._logs),
         )
         lives.connect(self._zygotes, rollouts)
         self._desk = Desk(
@@ -202,6 +206,7 @@ class _Supervisor:
                 names=self._names,
                 listeners=self._listeners,
                 logs=self._logs,
+                kept=self._kept,
                 wanted=self._wanted,
                 history=self._history,
                 clock=clock,
@@ -230,6 +235,7 @@ class _Supervisor:
             events=events,
             default_wish=self._config_wish(),
             allow_faults=options.allow_faults,
+            shown=lambda: self._kept.save_all(fleet, self._logs),
         )
         self._log_watch = LogWatch(fleet=fleet, clock=clock, events=events)
         self._heartbeat = Heartbeat(
@@ -239,6 +245,9 @@ class _Supervisor:
             events=events,
             hang_seconds=options.hang_seconds,
         )
+
+    def _recall_counters(self, app: App) -> None:
+        self._kept.recall(app, self._logs, ())
 
     def _config_wish(self) -> Wish:
         return Wish(
@@ -398,6 +407,7 @@ class _Supervisor:
         await self._zygotes.close()
         self._listeners.close()
         await self._logs.close()
+        self._kept.forget()
         self._events.tell("supervisor.ended")
 
     def _take_signals(self) -> None:

@@ -27,6 +27,7 @@ from dataplane.supervisor.events import Events
 from dataplane.supervisor.fleet import App, AppGeneration, Fleet, WorkerSlot
 from dataplane.supervisor.history import History
 from dataplane.supervisor.holdings import Held
+from dataplane.supervisor.kept import Kept, key_of
 from dataplane.supervisor.listeners import Key, Listeners
 from dataplane.supervisor.lives import Lives
 from dataplane.supervisor.logs import LogPipe, Logs
@@ -80,6 +81,7 @@ class Placing:
         names: AppNames,
         listeners: Listeners,
         logs: Logs,
+        kept: Kept,
         wanted: Wanted,
         history: History,
         clock: Clock,
@@ -88,7 +90,7 @@ class Placing:
         self._workers_dir, self._fleet, self._lives = workers_dir, fleet, lives
         self._rollouts, self._zygotes = rollouts, zygotes
         self._sources, self._names = sources, names
-        self._listeners, self._logs = listeners, logs
+        self._listeners, self._logs, self._kept = listeners, logs, kept
         self._wanted, self._history = wanted, history
         self._clock, self._events = clock, events
 
@@ -113,7 +115,7 @@ class Placing:
                 for held in left.held:
                     held.close()
             raise
-        self._enter(app, made, serving)
+        self._enter(app, made, serving, every)
         for left in sorted(every, key=lambda one: one.number):
             self._take(made[left.number], left, serves=left is serving)
         self._forget_dead(app)
@@ -208,14 +210,20 @@ class Placing:
     # --- places -------------------------------------------------------------------------------
 
     def _enter(
-        self, app: App, made: dict[Generation, AppGeneration], serving: LeftGeneration | None
+        self,
+        app: App,
+        made: dict[Generation, AppGeneration],
+        serving: LeftGeneration | None,
+        every: Sequence[LeftGeneration],
     ) -> None:
-        known = self._fleet.make(app.name)
-        known.shared = app.shared
-        known.generations = [made[number] for number in sorted(made)]
-        for generation in known.generations:
-            generation.app = known
-        known.serving = None if serving is None else made[serving.number]
+        app.generations = [made[number] for number in sorted(made)]
+        app.serving = None if serving is None else made[serving.number]
+        self._fleet.apps[app.name] = app
+        lent = {f"{left.number}.{held.slot}" for left in every for held in left.held}
+        restarts = self._kept.recall(app, self._logs, lent)
+        for generation in app.generations:
+            for slot in generation.slots:
+                slot.restarts = restarts.get(key_of(slot), 0)
 
     def _take(self, generation: AppGeneration, left: LeftGeneration, *, serves: bool) -> None:
         lives = _LIVES_THAT_SERVE if serves else _LIVES
@@ -233,8 +241,7 @@ class Placing:
 
     def _forget_dead(self, app: App) -> None:
         """Whoever died while nobody looked: what it counted in the app's file is given back."""
-        known = self._fleet.apps[app.name]
-        living = {slot.pid for one in known.generations for slot in one.slots}
+        living = {slot.pid for one in app.generations for slot in one.slots}
         assert app.shared is not None
         for pid in app.shared.seated():
             if pid not in living:
@@ -263,7 +270,7 @@ class Placing:
 
     def _leave(self, app: App, generation: AppGeneration) -> None:
         self._end_unready(generation)
-        self._rollouts.adopt(self._fleet.apps[app.name], generation)
+        self._rollouts.adopt(app, generation)
 
     def _drain_alone(self, generation: AppGeneration) -> None:
         """Nothing serves: its workers finish what is open, by their own deadline."""

@@ -85,7 +85,10 @@ class Rollouts:
         clock: Clock,
         events: Events,
         tasks: asyncio.TaskGroup,
+        retired: Callable[[App], None],
     ) -> None:
+        """`retired` is told once a generation has gone and its counters are its app's."""
+        self._retired = retired
         self._lives, self._zygotes, self._images, self._births = lives, zygotes, images, births
         self._wanted, self._clock, self._events, self._tasks = wanted, clock, events, tasks
         self._history, self._sources, self._names = history, sources, names
@@ -245,6 +248,7 @@ class Rollouts:
             figures = slot.figures().without_gauges(), slot.sections().without_gauges()
             app.folded.add(generation.image.spec, *figures)
         self._births.bury(generation)
+        self._retired(app)
         self._zygotes.let_go()
 
     # --- finding and forking ------------------------------------------------------------------
