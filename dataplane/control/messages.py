@@ -57,7 +57,7 @@ class Fork:
     (SEQPACKET, bound, for the worker itself to listen on), with `shared` the app's memory file of
     `control.shared`, then the listening sockets, one for each entry of `listeners`, with `log` the
     writing end of the access log's pipe; with `has_inputs` last a stream socket that holds
-    `model.inputs.Inputs` as JSON and then ends: it can be read once.
+    `model.inputs.Inputs` as JSON and then ends: whoever holds it looks into it and leaves it whole.
     """
 
     request: int
@@ -225,6 +225,31 @@ class Identity:
     listeners: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Adopt:
+    """A new supervisor to a worker, after its `Identity`: lend me what you hold.
+
+    A worker of older code does not know it, ends the line and serves on: its end is the answer.
+    """
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Holdings:
+    """worker to supervisor: copies of what it was born with, so that it can be kept as before.
+
+    Descriptors: spec, stats, with `shared` the app's memory file, the listening sockets in the
+    order of `Identity.listeners`, with `log` the writing end of the access log's pipe, with
+    `has_inputs` last the stream socket of `Fork`, to be looked into and never read.
+    """
+
+    pid: int
+    seal: Seal
+    born: float  # of the monotonic clock
+    shared: bool = False
+    log: bool = False
+    has_inputs: bool = False
+
+
 Message: TypeAlias = (
     ZygoteHello
     | Fork
@@ -245,6 +270,8 @@ Message: TypeAlias = (
     | End
     | Ask
     | Identity
+    | Adopt
+    | Holdings
 )
 
 _KINDS: Final[dict[str, Any]] = {
@@ -252,6 +279,7 @@ _KINDS: Final[dict[str, Any]] = {
     for kind in (
         ZygoteHello, Fork, Forked, ForkFailed, Stale, Exited, Ready, Failed, Serve, Serving,
         UpstreamChanged, Receive, Receiving, Received, Drain, Drained, End, Ask, Identity,
+        Adopt, Holdings,
     )
 }  # fmt: skip
 

@@ -14,7 +14,8 @@ import struct
 from collections.abc import Iterator
 from typing import Any, Final
 
-from dataplane.system.memfd import shared_memfd
+from dataplane.model.errors import ControlError
+from dataplane.system.memfd import shared_memfd, shared_size
 
 SHARED_MAGIC: Final = 0x64707368
 SHARED_VERSION: Final = 1
@@ -81,14 +82,41 @@ class EndpointState:
 class SharedPage:
     """The memory file of an app, and the supervisor's mapping of it. Mutable: it may be closed."""
 
-    def __init__(self, name: str, key: bytes) -> None:
-        """`key` is 16 random bytes, of hashes that clients see."""
-        self.fd = shared_memfd(name, SHARED_BYTES)
+    def __init__(self, name: str, key: bytes, *, lent: int | None = None) -> None:
+        """`key` is 16 random bytes, of hashes that clients see.
+
+        `lent` is a descriptor of a file that a former supervisor laid out, and which stays as it
+        is: raises `ControlError` for one of another layout, and then leaves it open.
+        """
+        if lent is not None and shared_size(lent) != SHARED_BYTES:
+            raise ControlError("the app's memory file has another size")
+        self.fd = shared_memfd(name, SHARED_BYTES) if lent is None else lent
         try:
             self._page = mmap.mmap(self.fd, SHARED_BYTES, mmap.MAP_SHARED)
         except BaseException:
-            os.close(self.fd)
+            if lent is None:
+                os.close(self.fd)
             raise
+        if lent is None:
+            self._lay_out(key)
+        elif not self._is_laid_out():
+            self._page.close()
+            raise ControlError("the app's memory file has another layout")
+
+    def _is_laid_out(self) -> bool:
+        told = _HEAD.unpack_from(self._page)
+        is_ours = told[:3] == (SHARED_MAGIC, SHARED_VERSION, SHARED_BYTES)
+        return (
+            is_ours
+            and told[5] == len(SECTIONS)
+            and all(
+                _SECTION.unpack_from(self._page, _HEAD.size + index * _SECTION.size)
+                == (kind, 1, _PLACES[kind], count, stride)
+                for index, (kind, count, stride) in enumerate(SECTIONS)
+            )
+        )
+
+    def _lay_out(self, key: bytes) -> None:
         _HEAD.pack_into(
             self._page, 0, SHARED_MAGIC, SHARED_VERSION, SHARED_BYTES, key, 0, len(SECTIONS)
         )

@@ -14,7 +14,8 @@ import struct
 from typing import Any, Final
 
 from dataplane.control.figures import Figures, mapping_bytes, read_figures
-from dataplane.system.memfd import shared_memfd
+from dataplane.model.errors import ControlError
+from dataplane.system.memfd import shared_memfd, shared_size
 
 PAGE_BYTES: Final = 4096
 STATS_MAGIC: Final = 0x64707374
@@ -136,11 +137,21 @@ NO_STATS: Final = Stats()
 class StatsPage:
     """A page and the supervisor's own mapping of it, read-only. Mutable: it may be closed."""
 
-    def __init__(self, name: str, *, upstreams: int = 0, routes: int = 0) -> None:
-        """For an app with so many upstreams and routes."""
+    def __init__(
+        self, name: str, *, upstreams: int = 0, routes: int = 0, lent: int | None = None
+    ) -> None:
+        """For an app with so many upstreams and routes.
+
+        `lent` is a descriptor of a page that a former supervisor made: raises `ControlError` for
+        one that is none, and then leaves it open.
+        """
         self._upstreams, self._routes = upstreams, routes
         self._size = -(-mapping_bytes(upstreams, routes) // PAGE_BYTES) * PAGE_BYTES
-        self.fd = shared_memfd(name, self._size)
+        if lent is not None:
+            self._size = shared_size(lent)  # other code may have made it, with other sections
+            if self._size < PAGE_BYTES:
+                raise ControlError(f"a stats page of {self._size} bytes")
+        self.fd = shared_memfd(name, self._size) if lent is None else lent
         self._page = mmap.mmap(self.fd, self._size, mmap.MAP_SHARED, mmap.PROT_READ)
 
     def read(self) -> Stats:

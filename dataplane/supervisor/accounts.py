@@ -19,6 +19,10 @@ def ledger_of(rolling: Rollout) -> Ledger:
         outcome: Outcome = "unchanged"
         before: Side | None = serving.side
         after: Side | None = serving.side
+    elif rolling.undoes:
+        assert blue is not None
+        assert green is not None
+        outcome, before, after = "failed", green.side, blue.side
     else:
         outcome = "failed" if rolling.phase is Phase.FAILED else "swapped"
         before = _before(rolling)

@@ -95,7 +95,10 @@ class Api:
         events: Events,
         default_wish: Wish,
         allow_faults: bool,
+        shown: Callable[[], None] | None = None,
     ) -> None:
+        """`shown` is told once counters were read, and before whoever asked has them."""
+        self._shown = shown
         self._desk, self._fleet, self._events = desk, fleet, events
         self._logs = logs
         self._planning = planning
@@ -263,10 +266,13 @@ class Api:
             yield _line(event)
 
     async def metrics(self, request: Request, names: dict[str, str]) -> Response:
+        text = await metrics_text(self._fleet, self._logs)
+        if self._shown is not None:
+            self._shown()
         return Response(
             status=200,
             content_type="text/plain; version=0.0.4; charset=utf-8",
-            body=(await metrics_text(self._fleet, self._logs)).encode(),
+            body=text.encode(),
         )
 
     async def healthz(self, request: Request, names: dict[str, str]) -> Response:

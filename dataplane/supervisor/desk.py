@@ -51,11 +51,10 @@ class Desk:
         images: Images,
         history: History,
         events: Events,
-        former: tuple[Former, ...],
     ) -> None:
         self._fleet, self._rollouts, self._wanted = fleet, rollouts, wanted
         self._images, self._history, self._events = images, history, events
-        self._former = former
+        self._former: tuple[Former, ...] = ()
         self.standing = Standing.STARTING
 
     # --- changing -----------------------------------------------------------------------------
@@ -63,7 +62,7 @@ class Desk:
     def start(self, name: AppName, wish: Wish) -> Rollout:
         """Starts the app, or swaps it. Raises `SwapUnderWay` or `NotNow`."""
         self._may_begin(name)
-        app = self._fleet.apps.setdefault(name, App(name=name))
+        app = self._fleet.make(name)
         return self._rollouts.ask(app, wish)
 
     def swap(self, name: AppName, wish: Wish) -> Rollout:
@@ -105,7 +104,7 @@ class Desk:
 
     def expect(self, name: AppName) -> None:
         """The app is to run here, though it could not even be begun: `ps` shows it as down."""
-        self._fleet.apps.setdefault(name, App(name=name))
+        self._fleet.make(name)
 
     def forget(self, name: AppName) -> None:
         """Nothing is wanted of the app any more; what still runs of it is not forgotten."""
@@ -181,12 +180,20 @@ class Desk:
         """Apps that serve."""
         return tuple(app.name for app in self._fleet.apps.values() if app.serving is not None)
 
+    def apps(self) -> tuple[App, ...]:
+        """What is known here of each app."""
+        return tuple(self._fleet.apps.values())
+
     def stored(self) -> Stored:
         """The images of this host."""
         return Stored(store=self._images.store, fleet=self._fleet)
 
+    def leave_alone(self, former: tuple[Former, ...]) -> None:
+        """Workers that a former supervisor left, and that this one cannot adopt."""
+        self._former = former
+
     def former(self) -> tuple[Former, ...]:
-        """Workers that a former supervisor left."""
+        """Those workers."""
         return self._former
 
     def _known(self, name: AppName) -> App:
@@ -209,6 +216,7 @@ class Desk:
         pids = [str(former.pid) for former in self._former if former.app == name]
         if pids:
             raise NotNow(
-                f"{name} still runs from a former supervisor (pid {', '.join(pids)}); "
+                f"{name} still runs from a former supervisor (pid {', '.join(pids)}), of code that "
+                "cannot be adopted; "
                 "end it by: dataplane down"
             )

@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -163,6 +163,7 @@ class Rollout:
     image: Image | None = None
     inputs: Inputs = NO_INPUTS
     error: Exception | None = None
+    undoes: bool = False  # a former supervisor's swap: blue is the green that it never switched to
     is_first: bool = False  # nothing of this app had ever served before green
     finding: asyncio.Task[None] | None = None
     deadline: asyncio.TimerHandle | None = None
@@ -247,6 +248,16 @@ class Fleet:
 
     def __init__(self) -> None:
         self.apps: dict[AppName, App] = {}
+        self.recall: Callable[[App], None] | None = None  # has a new app go on counting
+
+    def make(self, name: AppName) -> App:
+        """The app of this name, made if there is none."""
+        app = self.apps.get(name)
+        if app is None:
+            app = self.apps[name] = App(name=name)
+            if self.recall is not None:
+                self.recall(app)
+        return app
 
     def slots(self) -> list[WorkerSlot]:
         """Every slot of every generation."""

@@ -43,6 +43,10 @@ class RunFolder:
     def workers(self) -> Path:
         return self.path / "workers"
 
+    @property
+    def totals(self) -> Path:
+        return self.path / "totals"
+
 
 class Claim:
     """Both folders are ours. A context: leaving it gives them back."""

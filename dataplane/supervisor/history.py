@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from dataplane.image.files import sync_folder, write_atomically
-from dataplane.image.store import disk_failure
+from dataplane.image.store import Image, disk_failure
 from dataplane.model.errors import ControlError
 from dataplane.model.inputs import NO_INPUTS
 from dataplane.model.ledger import Ledger
-from dataplane.model.names import APP_NAME, AppName, Digest
+from dataplane.model.names import APP_NAME, AppName, Digest, Generation
 from dataplane.supervisor.events import Events
 from dataplane.supervisor.fleet import AppGeneration, Caller, Rollout
 from dataplane.system.clock import Clock, timestamp
@@ -38,9 +38,10 @@ SUFFIX: Final = ".jsonl"
 # Outcomes of a line. A rollout that changed nothing leaves none.
 FIRST, STARTED, SWAPPED, ROLLED_BACK = "first start", "started", "swapped", "rolled back"
 FAILED, STOPPED, RESTARTED = "failed", "stopped", "restarted"
+ADOPTED = "adopted"  # a supervisor died, and the next one found it serving
 # Only told, never written.
 UNDER_WAY, NOT_RECORDED = "under way", "not recorded"
-_SERVED: Final = (FIRST, STARTED, SWAPPED, ROLLED_BACK)
+_SERVED: Final = (FIRST, STARTED, SWAPPED, ROLLED_BACK, ADOPTED)
 
 Entry: TypeAlias = dict[str, Any]
 
@@ -80,6 +81,9 @@ class History:
             outcome = FIRST
         else:
             outcome = SWAPPED if ledger.before else STARTED
+        if rolling.undoes and rolling.blue is not None:
+            self._of(rolling.blue, FAILED, None, rolling.wish.verb, error=ledger.error)
+            return
         image = rolling.image
         self._add(
             rolling.app.name,
@@ -102,6 +106,25 @@ class History:
     def restarted(self, generation: AppGeneration, error: str) -> None:
         """A process of what serves died, and another takes its place."""
         self._of(generation, RESTARTED, None, "restart", error=error)
+
+    def adopted(self, generation: AppGeneration) -> None:
+        """A former supervisor left it serving; it is this one's now."""
+        self._of(generation, ADOPTED, None, "adopt", error=None)
+
+    def undone(self, app: AppName, number: Generation, image: Image, error: str) -> None:
+        """A former supervisor died before this generation had served anybody."""
+        self._add(
+            app,
+            outcome=FAILED,
+            generation=number,
+            image=image.digest,
+            code=image.code_version,
+            by=_by(None),
+            asked="adopt",
+            inputs=None,
+            error=error,
+            ledger=None,
+        )
 
     def _of(
         self,

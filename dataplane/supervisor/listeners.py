@@ -9,17 +9,26 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeAlias
 
 from dataplane.model.errors import LaunchError
 from dataplane.model.names import AppName
 from dataplane.model.spec import AppSpec, ListenerSpec
-from dataplane.system.sockets import bind_another, bind_first, bound_address, start_listening
-from dataplane.system.unix_listener import UNIX, SocketAccess, SocketFile, bind_unix
+from dataplane.system.sockets import (
+    bind_another,
+    bind_first,
+    bound_address,
+    is_dual_stack,
+    parse_bind,
+    start_listening,
+)
+from dataplane.system.unix_listener import UNIX, SocketAccess, SocketFile, bind_unix, known_file
 
 # A fixed address is what it is; a free port (0) belongs to the listener that took it.
-_Key: TypeAlias = tuple[str, str, str]
+Key: TypeAlias = tuple[str, str, str]
 
 
 @dataclasses.dataclass(slots=True, kw_only=True, eq=False)
@@ -54,7 +63,7 @@ class Group:
 class Lent:
     """What one generation listens on. To be given back by `Listeners.release`."""
 
-    shares: tuple[tuple[_Key, int], ...]
+    shares: tuple[tuple[Key, int], ...]
     sockets: tuple[tuple[str, socket.socket], ...]  # (listener, socket), in each group's order
     addresses: tuple[tuple[str, str], ...]  # (listener, where it is bound)
     files: tuple[tuple[str, SocketFile, SocketAccess], ...] = ()  # of the listeners of UNIX sockets
@@ -83,11 +92,11 @@ class Listeners:
     """Mutable. All groups, by address."""
 
     def __init__(self) -> None:
-        self._groups: dict[_Key, Group] = {}
+        self._groups: dict[Key, Group] = {}
 
     def acquire(self, app: AppName, spec: AppSpec) -> Lent:
         """The sockets of every address of `spec`. All or none: raises `LaunchError`."""
-        shares: list[tuple[_Key, int]] = []
+        shares: list[tuple[Key, int]] = []
         sockets: list[tuple[str, socket.socket]] = []
         addresses: list[tuple[str, str]] = []
         files: list[tuple[str, SocketFile, SocketAccess]] = []
@@ -113,6 +122,35 @@ class Listeners:
             files=tuple(files),
         )
 
+    def adopt(
+        self, app: AppName, listener: ListenerSpec, found: Sequence[socket.socket | None]
+    ) -> None:
+        """The sockets of an address that a former supervisor bound: nothing is bound that is there
+        already. Whoever uses them is to `acquire` them next.
+
+        They are in their group's order, None where one was lost with its process: another takes its
+        place. Raises `LaunchError`, and then they stay the caller's.
+        """
+        key = self.key(app, listener)
+        if key in self._groups:
+            raise LaunchError(f"cannot listen on {listener.bind}: it is held already")
+        self._groups[key] = _adopted(app, listener, found)
+
+    def forget(self, app: AppName) -> None:
+        """Lets go of what was adopted for an app and is used by none of its generations."""
+        for key, group in list(self._groups.items()):
+            if group.app == app and not group.lent:
+                for sock in group.sockets:
+                    sock.close()
+                del self._groups[key]
+
+    @staticmethod
+    def key(app: AppName, listener: ListenerSpec) -> Key:
+        """What an address is known by: listeners of one key share their sockets."""
+        free_port = listener.bind.endswith(":0") and not listener.bind.startswith(UNIX)
+        stacks = "dual stack" if listener.dual_stack else ""
+        return (listener.bind, app, listener.name) if free_port else (listener.bind, stacks, "")
+
     def release(self, lent: Lent) -> None:
         """A generation is gone: addresses that nobody else uses are closed.
 
@@ -127,20 +165,18 @@ class Listeners:
             group.shrink()
         self._groups.clear()
 
-    def _group(self, app: AppName, listener: ListenerSpec) -> tuple[_Key, Group]:
-        is_unix = listener.bind.startswith(UNIX)
-        free_port = listener.bind.endswith(":0") and not is_unix
-        stacks = "dual stack" if listener.dual_stack else ""
-        key = (listener.bind, app, listener.name) if free_port else (listener.bind, stacks, "")
+    def _group(self, app: AppName, listener: ListenerSpec) -> tuple[Key, Group]:
+        key = self.key(app, listener)
         group = self._groups.get(key)
         if group is None:
+            is_unix = listener.bind.startswith(UNIX)
             group = _bound(app, listener) if not is_unix else _bound_file(app, listener)
             self._groups[key] = group
         elif group.app != app:
             raise LaunchError(f"cannot listen on {listener.bind}: the app {group.app} already does")
         return key, group
 
-    def _give_back(self, shares: tuple[tuple[_Key, int], ...]) -> None:
+    def _give_back(self, shares: tuple[tuple[Key, int], ...]) -> None:
         for key, count in shares:
             group = self._groups.get(key)
             if group is None or count not in group.lent:
@@ -149,6 +185,50 @@ class Listeners:
             group.shrink()
             if not group.lent:
                 del self._groups[key]
+
+
+def check_adopted(listener: ListenerSpec, sock: socket.socket) -> None:
+    """Raises `LaunchError` for a socket that is not what this listener would have bound."""
+    if sock.type != socket.SOCK_STREAM:
+        raise LaunchError(f"the socket of {listener.bind} is no stream socket")
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise LaunchError(f"the socket of {listener.bind} does not listen")
+    bound = bound_address(sock)
+    if listener.bind.startswith(UNIX):
+        if bound != listener.bind:
+            raise LaunchError(f"the socket of {listener.bind} is bound to {bound}")
+        return
+    host, port = parse_bind(listener.bind)
+    if sock.family == socket.AF_UNIX:
+        raise LaunchError(f"the socket of {listener.bind} is bound to {bound}")
+    bound_host, bound_port = sock.getsockname()[:2]
+    if ip_address(bound_host) != ip_address(host) or port not in (0, bound_port):
+        raise LaunchError(f"the socket of {listener.bind} is bound to {bound}")
+    if is_dual_stack(sock) != listener.dual_stack:
+        raise LaunchError(f"the socket of {listener.bind} takes other addresses than it says")
+
+
+def _adopted(app: AppName, listener: ListenerSpec, found: Sequence[socket.socket | None]) -> Group:
+    known = [sock for sock in found if sock is not None]
+    if len({bound_address(sock) for sock in known}) != 1:
+        raise LaunchError(f"the sockets of {listener.bind} are not bound to one address")
+    first = known[0]
+    if listener.bind.startswith(UNIX):
+        path = Path(listener.bind.removeprefix(UNIX))
+        file = known_file(path)
+        return Group(app=app, address=listener.bind, sockets=[first], file=file)
+    made: list[socket.socket] = []
+    try:
+        for sock in found:
+            if sock is None:
+                made.append(bind_another(first, listen=False))
+    except LaunchError:
+        for sock in made:
+            sock.close()
+        raise
+    fresh = iter(made)
+    sockets = [next(fresh) if sock is None else sock for sock in found]
+    return Group(app=app, address=bound_address(first), sockets=sockets)
 
 
 def _bound(app: AppName, listener: ListenerSpec) -> Group:

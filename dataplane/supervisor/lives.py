@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from dataplane.control.channel import Heard, Line
+from dataplane.control.channel import Envelope, Heard, Line
 from dataplane.control.messages import (
     Drain,
     Drained,
@@ -125,6 +125,24 @@ class Lives:
         # Only now: what it says must not come before that it is.
         slot.line = Line(channel, lambda heard: self._hear(slot, heard), asyncio.get_running_loop())
         slot.line.read()
+
+    def adopt(
+        self, slot: WorkerSlot, life: Life, *, pid: int, pidfd: int, channel: socket.socket
+    ) -> None:
+        """A process that a former supervisor had made, and that says to be in this state.
+
+        It is no child of ours: its death is told by its pidfd, and how it ended by nobody. Both
+        descriptors are the slot's now.
+        """
+        slot.life, slot.pid, slot.pidfd = life, pid, pidfd
+        slot.beat_at, slot.beat = self._clock.monotonic(), slot.stats.turns()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(pidfd, self._process_ended, slot)
+        slot.line = Line(channel, lambda heard: self._hear(slot, heard), loop)
+
+    def hear(self, slot: WorkerSlot, message: Message) -> None:
+        """What an adopted process had said before it was adopted."""
+        self._hear(slot, Envelope(message=message, fds=()))
 
     def fork_failed(self, slot: WorkerSlot, error: str) -> None:
         """No process was made."""

@@ -1,10 +1,12 @@
 """The log writer: one small process that moves access log lines from pipes to files.
 
 It reads the pipes of all apps' generations, appends to `FOLDER/APP/access.log`, and outlives the
-supervisor: without one it goes on until no worker holds a pipe any more. It is told what to read
-over its channel (`control/log_words.py`); SIGUSR1 has it open its files anew, and no other signal
-ends it but SIGKILL. What it holds can be lost then, so it holds nothing: each read takes all that
-is in a pipe, which is whole lines, and goes to the file at once.
+supervisor: without one it goes on until no worker holds a pipe any more, or until the next
+supervisor's writer is to take its place (`log_turn.py`: by SIGUSR2, which counts once its own
+supervisor is gone). It is told what to read over its channel (`control/log_words.py`); SIGUSR1 has
+it open its files anew, and no other signal ends it but SIGKILL. What it holds can be lost then, so
+it holds nothing: each read takes all that is in a pipe, which is whole lines, and goes to the file
+at once.
 
 It loads next to nothing, since it is there for as long as anything is logged.
 """
@@ -30,6 +32,7 @@ from dataplane.control.log_words import (
     encode_told,
 )
 from dataplane.supervisor.log_file import LogFile
+from dataplane.supervisor.log_turn import GO, take_turn
 
 # After the first line the pipes fill for a moment: so a busy worker's write wakes nobody.
 GATHER_MS = 10
@@ -62,6 +65,7 @@ class LogWriter:
         self._files: dict[str, LogFile] = {}
         self._reported: dict[str, tuple[int, str, float]] = {}  # dropped, state, when
         self._buffer = bytearray(PIPE_BYTES_LEAST)
+        self._let_go = False  # another writer waits to take these pipes over
         self._all = select.poll()
         self._orders = select.poll()  # what need not wait for lines to gather
         for fd in (channel.fileno(), bell):
@@ -69,23 +73,27 @@ class LogWriter:
             self._orders.register(fd, select.POLLIN)
 
     def run(self) -> None:
-        """Until there is no supervisor and no pipe."""
-        while self._channel is not None or self._pipes:
+        """Until there is no supervisor and no pipe, or another writer takes over."""
+        while self._channel is not None or (self._pipes and not self._let_go):
             ready = [fd for fd, _ in self._all.poll()]
             if any(fd in self._pipes for fd in ready):
                 ready += [fd for fd, _ in self._orders.poll(GATHER_MS) if fd not in ready]
             for fd in ready:
                 if fd == self._bell:
-                    self._reopen()
+                    self._heed()
                 elif fd in self._pipes:
                     self._drain(self._pipes[fd])
                 elif self._channel is not None and fd == self._channel.fileno():
                     self._take(self._channel)
 
-    def _reopen(self) -> None:
-        os.read(self._bell, 4096)
-        for file in self._files.values():
-            file.reopen()
+    def _heed(self) -> None:
+        """The bell has the numbers of the signals that came (signal.set_wakeup_fd)."""
+        came = os.read(self._bell, 4096)
+        if GO in came:
+            self._let_go = True
+        if signal.SIGUSR1 in came:
+            for file in self._files.values():
+                file.reopen()
 
     # --- orders -------------------------------------------------------------------------------
 
@@ -172,13 +180,15 @@ class LogWriter:
 
 def main() -> None:
     """The whole process: `... main() FOLDER CHANNEL_FD`."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     bell, ring = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(ring, warn_on_full_buffer=False)
-    signal.signal(signal.SIGUSR1, lambda *_: None)
+    for number in (signal.SIGUSR1, GO):
+        signal.signal(number, lambda *_: None)
     with open("/proc/self/comm", "wb") as comm:
         comm.write(NAME)
     channel = socket.socket(fileno=int(sys.argv[2]))
     channel.setblocking(False)
+    take_turn(sys.argv[1])
     LogWriter(sys.argv[1], channel, bell).run()

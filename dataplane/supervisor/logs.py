@@ -15,6 +15,7 @@ import fcntl
 import os
 import signal
 import socket
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,7 @@ from dataplane.model.errors import LaunchError
 from dataplane.model.names import AppName
 from dataplane.model.spec import AccessLogSpec
 from dataplane.supervisor.events import Events
+from dataplane.supervisor.log_turn import end_former_writer
 from dataplane.system.clock import Clock
 from dataplane.system.fds import close_fds, send_with_fds
 from dataplane.system.process import NULL, Child, bare_python, spawn
@@ -110,6 +112,31 @@ class Logs:
             raise LaunchError(f"cannot make a pipe: {error.strerror}") from error
         with contextlib.suppress(OSError):  # beyond the user's share of pipe memory: a small one
             fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        return self._keep(app, spec, read_fd, write_fd)
+
+    def adopt(self, app: AppName, spec: AccessLogSpec, write_fd: int) -> LogPipe:
+        """The pipe of a generation that a former supervisor made, which is ours then.
+
+        Its other end is had by its name: so it has a reader again, and what is in it is written.
+        Raises `LaunchError`.
+        """
+        try:
+            if not stat.S_ISFIFO(os.fstat(write_fd).st_mode):
+                raise LaunchError("the access log's descriptor is no pipe")
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+            read_fd = os.open(f"/proc/self/fd/{write_fd}", flags)
+        except OSError as error:
+            raise LaunchError(f"cannot read the access log's pipe: {error.strerror}") from error
+        return self._keep(app, spec, read_fd, write_fd)
+
+    def take_over(self) -> None:
+        """Has a former supervisor's writer go; ours waits for that. To be called once all pipes are
+        adopted: each has its next reader then, so that no worker finds one without."""
+        pid = end_former_writer(self._folder)
+        if pid is not None:
+            self._events.tell("log.taken_over", former_pid=pid)
+
+    def _keep(self, app: AppName, spec: AccessLogSpec, read_fd: int, write_fd: int) -> LogPipe:
         self._numbers += 1
         pipe = LogPipe(number=self._numbers, app=app, spec=spec, read_fd=read_fd, write_fd=write_fd)
         self._pipes[pipe.number] = pipe
@@ -132,8 +159,12 @@ class Logs:
             self._writer.child.signal(signal.SIGUSR1)
         self._events.tell("log.reopened")
 
+    def go_on(self, app: AppName, dropped: int) -> None:
+        """So many lines were dropped under former supervisors."""
+        self._dropped[app] = self._dropped.get(app, 0) + dropped
+
     def dropped(self, app: AppName) -> int:
-        """How many lines of the app were read and not written, since the supervisor started."""
+        """How many lines of the app were read and not written, since its counters began."""
         now = self._writer.dropped.get(app, 0) if self._writer is not None else 0
         return self._dropped.get(app, 0) + now
 

@@ -21,21 +21,24 @@ from dataplane.control import http
 from dataplane.image.apps import Batch, app_names
 from dataplane.model.errors import ConfigError, DataplaneError, ImageError
 from dataplane.model.names import AppName
+from dataplane.supervisor.adoption import Adoption
 from dataplane.supervisor.api import Api
 from dataplane.supervisor.births import Births, check_control_path
 from dataplane.supervisor.desk import Desk, Standing
 from dataplane.supervisor.events import Events
-from dataplane.supervisor.fleet import Fleet, Rollout, Wish
+from dataplane.supervisor.fleet import App, Fleet, Rollout, Wish
 from dataplane.supervisor.folders import Claim, RunFolder, check_socket_path
-from dataplane.supervisor.former import Former, find_former
 from dataplane.supervisor.heartbeat import HANG_SECONDS, Heartbeat
 from dataplane.supervisor.history import History
 from dataplane.supervisor.images import BUILD_COMMAND, Images
+from dataplane.supervisor.kept import Kept
 from dataplane.supervisor.listeners import Listeners
 from dataplane.supervisor.lives import Lives
 from dataplane.supervisor.log_watch import LogWatch
 from dataplane.supervisor.logs import Logs
 from dataplane.supervisor.names import AppNames
+from dataplane.supervisor.orphans import Orphan, end_strays, find_orphans
+from dataplane.supervisor.placing import Placing
 from dataplane.supervisor.planning import Planning
 from dataplane.supervisor.probation import Probation
 from dataplane.supervisor.report import ReadyApp, ready_app
@@ -81,15 +84,15 @@ def run_supervisor(options: Options) -> int:
     with Claim(options.run_dir, options.state_dir) as claim:
         set_name("dp:supervisor")
         become_subreaper()
-        former = find_former(claim.run.workers)
+        orphans = find_orphans(claim.run.workers)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_Supervisor(options, claim, former).run())
+            return runner.run(_Supervisor(options, claim, orphans).run())
 
 
 class _Supervisor:
     """Mutable: how often it was told to end."""
 
-    def __init__(self, options: Options, claim: Claim, former: tuple[Former, ...]) -> None:
+    def __init__(self, options: Options, claim: Claim, orphans: tuple[Orphan, ...]) -> None:
         self._options = options
         self._claim = claim
         self._clock = SystemClock()
@@ -106,7 +109,7 @@ class _Supervisor:
             events=self._events,
             provenance=self._images.provenance,
         )
-        self._former = former
+        self._orphans = orphans
         self._ends_asked = 0
         self._failure: Exception | None = None
         self._checked: Batch | None = None  # what the start found the config folder to mean
@@ -120,6 +123,7 @@ class _Supervisor:
             self._assemble(tasks)
             self._take_signals()
             self._tell_start()
+            await self._adopt()
             lasting = [
                 tasks.create_task(self._wanted.keep()),
                 tasks.create_task(self._history.keep()),
@@ -156,6 +160,8 @@ class _Supervisor:
             command=options.zygote_command,
         )
         self._logs = Logs(options.state_dir / "logs", clock=clock, events=events, tasks=tasks)
+        self._kept = Kept(self._claim.run.totals, events=events)
+        fleet.recall = self._recall_counters
         births = Births(
             workers_dir=self._claim.run.workers,
             secret=self._claim.secret,
@@ -185,6 +191,7 @@ class _Supervisor:
             clock=clock,
             events=events,
             tasks=tasks,
+            retired=lambda app: self._kept.save(app, self._logs),
         )
         self._probation.connect(rollouts.ask)
         lives.connect(self._zygotes, rollouts)
@@ -195,9 +202,31 @@ class _Supervisor:
             images=self._images,
             history=self._history,
             events=events,
-            former=self._former,
         )
         self._names.connect(self._desk.start)
+        self._adoption = Adoption(
+            placing=Placing(
+                workers_dir=self._claim.run.workers,
+                fleet=fleet,
+                lives=lives,
+                rollouts=rollouts,
+                zygotes=self._zygotes,
+                sources=sources,
+                names=self._names,
+                listeners=self._listeners,
+                logs=self._logs,
+                kept=self._kept,
+                wanted=self._wanted,
+                history=self._history,
+                clock=clock,
+                events=events,
+            ),
+            images=self._images,
+            logs=self._logs,
+            wanted=self._wanted,
+            history=self._history,
+            events=events,
+        )
         self._planning = Planning(
             desk=self._desk,
             fleet=fleet,
@@ -215,6 +244,7 @@ class _Supervisor:
             events=events,
             default_wish=self._config_wish(),
             allow_faults=options.allow_faults,
+            shown=lambda: self._kept.save_all(fleet, self._logs),
         )
         self._service = Service(options.notify, fleet, clock)
         self._log_watch = LogWatch(fleet=fleet, clock=clock, events=events)
@@ -225,6 +255,9 @@ class _Supervisor:
             events=events,
             hang_seconds=options.hang_seconds,
         )
+
+    def _recall_counters(self, app: App) -> None:
+        self._kept.recall(app, self._logs, ())
 
     def _config_wish(self) -> Wish:
         return Wish(
@@ -240,11 +273,14 @@ class _Supervisor:
             state_dir=str(self._options.state_dir),
         )
         self._history.repair()
-        for worker in self._former:
-            self._wanted.used_generation(AppName(worker.app), worker.generation)
-            self._events.tell(
-                "worker.former", app=worker.app, generation=worker.generation, pid=worker.pid
-            )
+
+    async def _adopt(self) -> None:
+        """Before anybody may ask for anything: what runs is ours then, or is known not to be."""
+        code_dir = self._options.state_dir / "code"
+        for pid in end_strays(code_dir, {orphan.pid for orphan in self._orphans}):
+            self._events.tell("worker.stray", pid=pid)
+        self._desk.leave_alone(await self._adoption.adopt(self._orphans))
+        self._orphans = ()
 
     # --- starting -----------------------------------------------------------------------------
 
@@ -262,7 +298,8 @@ class _Supervisor:
             ending.cancel()
 
     async def _start_apps(self) -> None:
-        names = self._apps_to_start()
+        adopted = self._desk.serving()
+        names = [name for name in self._apps_to_start() if not self._serves_already(name)]
         new = [name for name in names if self._is_new(name)]
         errors: list[Exception] = []
         rollings = self._begin(
@@ -274,13 +311,13 @@ class _Supervisor:
             await self._desk.ended(rolling)
             if rolling.app.serving is None and rolling.error is not None:
                 errors.append(rolling.error)
-        if names and len(errors) == len(names):
+        if names and len(errors) == len(names) and not adopted:
             self._failure = errors[0]
             return
         for failed in errors:
             print(f"dataplane: {failed}", file=sys.stderr)
         self._desk.standing = Standing.UP
-        ready = [ready_app(rolling.app) for rolling in rollings]
+        ready = [ready_app(app) for app in self._desk.apps()]
         serving = [told for told in ready if told is not None]
         self._options.tell_ready(sorted(serving, key=lambda told: told.app))
         self._service.ready()
@@ -340,6 +377,10 @@ class _Supervisor:
         """Whether its image comes from the build of all: nobody named it, and it never ran."""
         return not self._options.apps and self._wanted.app(name).image is None
 
+    def _serves_already(self, name: AppName) -> bool:
+        """Whether it was adopted, and is to go on with what it serves."""
+        return name in self._desk.serving() and not self._options.build
+
     def _first_wish(self, name: AppName) -> Wish:
         served = self._wanted.app(name).image
         if served is not None and not self._options.build:
@@ -380,6 +421,7 @@ class _Supervisor:
         await self._zygotes.close()
         self._listeners.close()
         await self._logs.close()
+        self._kept.forget()
         self._events.tell("supervisor.ended")
 
     def _take_signals(self) -> None:

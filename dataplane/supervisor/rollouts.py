@@ -41,6 +41,7 @@ from dataplane.system.sockets import packet_pair
 DRAIN_GRACE_SECONDS: Final = 2.0
 # Green says what it received at the same moment as blue goes; its word is not waited for longer.
 SETTLE_SECONDS: Final = 0.5
+UNDONE: Final = "the supervisor was killed before it had switched; the next one undid it"
 
 # What a slot's word means to a rollout, where its generation is green, and where it is blue.
 _OF_GREEN: Final[dict[lifecycle.Action, Event]] = {
@@ -86,7 +87,10 @@ class Rollouts:
         clock: Clock,
         events: Events,
         tasks: asyncio.TaskGroup,
+        retired: Callable[[App], None],
     ) -> None:
+        """`retired` is told once a generation has gone and its counters are its app's."""
+        self._retired = retired
         self._lives, self._zygotes, self._images, self._births = lives, zygotes, images, births
         self._wanted, self._clock, self._events, self._tasks = wanted, clock, events, tasks
         self._history, self._sources, self._names = history, sources, names
@@ -126,6 +130,29 @@ class Rollouts:
         app.rollouts.append(rolling)
         self.happen(rolling, Event.STOP_ASKED if wish.stop else Event.SWAP_ASKED)
         return rolling
+
+    def adopt(self, app: App, leaving: AppGeneration) -> None:
+        """Ends what a former supervisor began: `leaving` gives its connections to what serves."""
+        serving = app.serving
+        assert serving is not None
+        undoes = leaving.number > serving.number
+        wish = Wish(verb="adopt", image=serving.image.digest)
+        rolling = Rollout(
+            app=app,
+            wish=wish,
+            phase=Phase.DRAINING,
+            green=serving,
+            blue=leaving,
+            image=serving.image,
+            inputs=serving.inputs,
+            undoes=undoes,
+            error=ControlError(UNDONE) if undoes else None,
+        )
+        for name in ("asked", "serving"):
+            self._mark(rolling, name)
+        app.rollouts.append(rolling)
+        self._start_drain_deadline(rolling)
+        self._drain_blue(rolling)
 
     def happen(self, rolling: Rollout, event: Event) -> None:
         """Raises `IllegalEvent` where the table has no step: a fault of ours."""
@@ -224,6 +251,7 @@ class Rollouts:
             figures = slot.figures().without_gauges(), slot.sections().without_gauges()
             app.folded.add(generation.image.spec, *figures)
         self._births.bury(generation)
+        self._retired(app)
         self._zygotes.let_go()
 
     # --- finding and forking ------------------------------------------------------------------
@@ -342,7 +370,9 @@ class Rollouts:
         app.pending = "replace" if is_other else None
         green.since = self._clock.now()
         rolling.is_first = self._wanted.app(app.name).image is None
-        self._wanted.serves(app.name, green.image.digest, green.inputs.addresses)
+        self._wanted.serves(
+            app.name, green.image.digest, green.inputs.addresses, generation=green.number
+        )
         self._names.serves(green)
 
     def _blue(self, rolling: Rollout) -> AppGeneration | None:
@@ -423,7 +453,9 @@ class Rollouts:
         blue = rolling.blue
         assert blue is not None
         rolling.app.serving = blue
-        self._wanted.recalled(rolling.app.name, blue.image.digest, blue.inputs.addresses)
+        self._wanted.recalled(
+            rolling.app.name, blue.image.digest, blue.inputs.addresses, generation=blue.number
+        )
         self._names.serves(blue)
         self._slots_happen(blue, lifecycle.Event.RECALL)
 

@@ -37,7 +37,7 @@ class Secrets:
 
     def read(self, reference: str, variables: Mapping[str, str]) -> str:
         """What the reference stands for. For a thread: it reads files. Raises `LaunchError`."""
-        self._protect()
+        self.protect()
         if reference.startswith(FILE_REFERENCE):
             content = _content(reference, Path(reference.removeprefix(FILE_REFERENCE)))
         else:
@@ -63,7 +63,7 @@ class Secrets:
             for reference, content in secrets
         )
 
-    def _protect(self) -> None:
+    def protect(self) -> None:
         """From here on nobody but root may look into this process, and it leaves no core file."""
         if self._key is None:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

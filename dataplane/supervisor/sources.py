@@ -83,6 +83,11 @@ class Sources:
             raise LaunchError(f"{app.name}: its secrets have more than {MAX_INPUTS_BYTES} bytes")
         return inputs
 
+    def protect(self, inputs: Inputs) -> None:
+        """To be called for inputs that came from elsewhere: secrets are in this process now."""
+        if inputs.secrets:
+            self._secrets.protect()
+
     def digests(self, inputs: Inputs) -> tuple[tuple[str, str], ...]:
         """The secrets' names with keyed digests of their contents. Raises `LaunchError`."""
         return self._secrets.digests(inputs.secrets)

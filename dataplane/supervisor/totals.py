@@ -50,8 +50,24 @@ class Totals:
                 continue
             if key not in self.routes and len(self.routes) >= NAMES_MAX:
                 key = (OTHER, "")
-            before = self.routes.get(key, (0,) * CLASSES)
-            self.routes[key] = tuple(a + b for a, b in zip(before, answers, strict=True))
+            self._add_route(key, answers)
+
+    def merge(self, other: Totals) -> None:
+        """Adds what others counted that are gone."""
+        self.stats += other.stats
+        self.durations += other.durations
+        for name, figures in other.upstreams.items():
+            if name not in self.upstreams and len(self.upstreams) >= NAMES_MAX:
+                name = OTHER
+            self.upstreams[name] = self.upstreams.get(name, UpstreamFigures()) + figures
+        for key, answers in other.routes.items():
+            if key not in self.routes and len(self.routes) >= NAMES_MAX:
+                key = (OTHER, "")
+            self._add_route(key, answers)
+
+    def _add_route(self, key: tuple[str, str], answers: tuple[int, ...]) -> None:
+        before = self.routes.get(key, (0,) * CLASSES)
+        self.routes[key] = tuple(a + b for a, b in zip(before, answers, strict=True))
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

@@ -31,6 +31,7 @@ class WantedApp:
     before: tuple[Digest, ...] = ()  # what served before, the latest last
     generation: int = 0  # the last number given
     stopped: bool = False
+    serving: int = 0  # the number of the generation that was switched to last; 0: none was yet
     # What its host names stood for when it served last, for a start while no resolver answers.
     addresses: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
@@ -84,26 +85,37 @@ class Wanted:
         name: AppName,
         image: Digest,
         addresses: tuple[tuple[str, tuple[str, ...]], ...] = (),
+        *,
+        generation: int = 0,
     ) -> None:
         """This is what the app runs from now on."""
         entry = self.app(name)
         before = entry.before
         if entry.image is not None and entry.image != image:
             before = (*before, entry.image)[-BEFORE_IMAGES:]
-        self._set(name, image=image, before=before, stopped=False, addresses=addresses)
+        self._set(
+            name,
+            image=image,
+            before=before,
+            stopped=False,
+            serving=generation,
+            addresses=addresses,
+        )
 
     def recalled(
         self,
         name: AppName,
         image: Digest,
         addresses: tuple[tuple[str, tuple[str, ...]], ...] = (),
+        *,
+        generation: int = 0,
     ) -> None:
         """The app went back to what it ran before, since what came after it failed."""
         entry = self.app(name)
         before = entry.before
         if entry.image != image and before[-1:] == (image,):
             before = before[:-1]
-        self._set(name, image=image, before=before, addresses=addresses)
+        self._set(name, image=image, before=before, serving=generation, addresses=addresses)
 
     def stopped(self, name: AppName) -> None:
         """The app is not to run until somebody starts it."""

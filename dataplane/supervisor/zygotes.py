@@ -89,6 +89,12 @@ class Zygotes:
         zygote = self._zygotes.get(tree) or self._start(tree, deaths=0)
         return await asyncio.shield(zygote.hello)
 
+    def keep_warm(self, tree: Path) -> None:
+        """Has a zygote for a tree whose workers were adopted, soon: what they need to be replaced
+        is there before it is needed."""
+        if tree not in self._zygotes:
+            self._start_again(tree, deaths=0)
+
     def fork(self, slot: WorkerSlot) -> None:
         """Has a process made for the slot, of an image that is proven; `Lives` is told how it went.
 

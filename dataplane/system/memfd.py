@@ -15,6 +15,8 @@ from dataplane.model.errors import ControlError
 SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 # Nothing that travels in a memory file is larger: an image's spec has some kilobytes.
 SIZE_LIMIT: Final = 16 * 1024 * 1024
+# Of what is mapped by several, little of which is ever touched.
+SHARED_LIMIT: Final = 1024 * 1024 * 1024
 
 _MFD_NOEXEC_SEAL: Final = 0x8  # Linux 6.3
 
@@ -71,3 +73,21 @@ def read_sealed(fd: int) -> bytes:
     if size > SIZE_LIMIT:
         raise ControlError(f"a memory file of {size} bytes, at most {SIZE_LIMIT} are taken")
     return os.pread(fd, size, 0)
+
+
+def shared_size(fd: int) -> int:
+    """The size of a memory file that is shared, in bytes, once it is known to be fixed for good.
+
+    Raises `ControlError` for one that could shrink under who maps it.
+    """
+    fixed = SEALS & ~fcntl.F_SEAL_WRITE
+    try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError as error:
+        raise ControlError(f"not a memory file: {error.strerror}") from error
+    if seals & SEALS != fixed:
+        raise ControlError(f"a shared memory file with other seals: {seals:#x}")
+    size = os.fstat(fd).st_size
+    if size > SHARED_LIMIT:
+        raise ControlError(f"a memory file of {size} bytes, at most {SHARED_LIMIT} are taken")
+    return size

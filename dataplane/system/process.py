@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -158,6 +159,13 @@ async def run(
 async def ended(pidfd: int) -> None:
     """Returns when the process that `pidfd` names has ended."""
     await readable(pidfd)
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether the process that `pidfd` names has ended by now."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def signal_pidfd(pidfd: int, number: signal.Signals) -> bool:

@@ -62,7 +62,7 @@ def bind_another(first: socket.socket, *, listen: bool = True) -> socket.socket:
     Without `listen` it gets no share of the traffic yet: `start_listening` gives it one.
     """
     host, port = first.getsockname()[:2]
-    sock = _tcp_socket(host, dual_stack=_is_dual_stack(first))
+    sock = _tcp_socket(host, dual_stack=is_dual_stack(first))
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((host, port))
@@ -145,7 +145,8 @@ def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
     return pid, uid, gid
 
 
-def _is_dual_stack(sock: socket.socket) -> bool:
+def is_dual_stack(sock: socket.socket) -> bool:
+    """Whether a socket of [::] takes IPv4 as well."""
     if sock.family != socket.AF_INET6:
         return False
     return not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)

@@ -94,6 +94,17 @@ def bind_unix(path: Path, access: SocketAccess) -> tuple[socket.socket, SocketFi
     return sock, file
 
 
+def known_file(path: Path) -> SocketFile:
+    """The file of a socket of ours that listens already. Raises `LaunchError` where it is gone."""
+    try:
+        status = path.lstat()
+    except OSError as error:
+        raise LaunchError(f"the socket {path} has no file any more: {_reason(error)}") from error
+    if not stat.S_ISSOCK(status.st_mode):
+        raise LaunchError(f"a file that is no socket is at {path}")
+    return SocketFile(path=path, identity=(status.st_dev, status.st_ino))
+
+
 def _make_way(path: Path) -> None:
     """Takes a stale socket's file away. Raises `LaunchError` for whatever else is there."""
     try:

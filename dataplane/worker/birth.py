@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from dataplane.control.messages import Fork
+from dataplane.control.messages import Fork, Holdings, Seal
 from dataplane.model.errors import ControlError
 
 FIXED_FDS = 4  # spec, stats, channel, control; then shared, where it is
@@ -22,7 +22,7 @@ class Birth:
     shared_fd: int | None
     listener_fds: tuple[int, ...]  # as fork.listeners names them
     log_fd: int | None  # the writing end of the access log's pipe
-    inputs_fd: int | None  # to be read once
+    inputs_fd: int | None  # to be looked into, and kept
     born: float  # of the monotonic clock
 
     @property
@@ -38,6 +38,19 @@ class Birth:
             *(() if self.log_fd is None else (self.log_fd,)),
             *(() if self.inputs_fd is None else (self.inputs_fd,)),
         )
+
+    def holdings(self, pid: int, seal: Seal) -> tuple[Holdings, tuple[int, ...]]:
+        """What the next supervisor is lent of it, and the descriptors in their order."""
+        message = Holdings(
+            pid=pid,
+            seal=seal,
+            born=self.born,
+            shared=self.shared_fd is not None,
+            log=self.log_fd is not None,
+            has_inputs=self.inputs_fd is not None,
+        )
+        own = (self.channel_fd, self.control_fd)
+        return message, tuple(fd for fd in self.fds if fd not in own)
 
 
 def birth(fork: Fork, fds: tuple[int, ...], born: float) -> Birth:

@@ -28,7 +28,7 @@ from dataplane.model.spec import AppSpec, SpecError
 from dataplane.system.fds import close_fds
 from dataplane.system.memfd import read_sealed
 from dataplane.system.memory import give_back_empty_pages
-from dataplane.system.once import read_one_shot
+from dataplane.system.once import look_into
 from dataplane.system.process import set_name
 from dataplane.system.sandbox import Layer, Sandbox
 from dataplane.worker.birth import Birth
@@ -94,18 +94,13 @@ class Life:
 
     def close(self) -> None:
         """Frees it all, for a process that goes on."""
-        if self._engine is None:
-            self._close_pages()
-        else:
+        if self._engine is not None:
             self._engine.close()
+        stats, shared = self._birth.stats_fd, self._birth.shared_fd
+        close_fds((stats,) if shared is None else (stats, shared))
         for sock in (self._sock, self._control):
             sock.close()
         self._loop.close()
-
-    def _close_pages(self) -> None:
-        """The engine has its own mappings of them."""
-        stats, shared = self._birth.stats_fd, self._birth.shared_fd
-        close_fds((stats,) if shared is None else (stats, shared))
 
     def _fail(self, error: BaseException) -> None:
         self._failures.append(error)
@@ -123,8 +118,8 @@ class Life:
         # What is served, with secrets in it; the sealed one names them only.
         spec = filled(AppSpec.from_json(read_sealed(birth.spec_fd)), _inputs(birth))
         engine = self._engine = _engine(birth, spec)
-        # The sealed spec stays open, unused: it shows to who looks what this worker was given.
-        self._close_pages()
+        # What it was born with stays open: the next supervisor is lent it, and the sealed spec
+        # shows to who looks what this worker was given.
         probe = Probe(spec)
         seal = seal_process(spec, birth.fork.seal, self._sandbox, self._layers)
         probe.run(engine)
@@ -134,7 +129,7 @@ class Life:
         born_ms = (time.monotonic() - birth.born) * 1000
         _send(self._sock, Ready(pid=os.getpid(), seal=seal, born_ms=born_ms))
         faults.after_ready()
-        worker = Worker(birth.fork, engine, faults, give_back, self._loop, self._fail)
+        worker = Worker(birth, seal, engine, faults, give_back, self._loop, self._fail)
         worker.start(self._sock, self._control)
 
 
@@ -163,8 +158,12 @@ def _giving_back(common: CommonMemory | None) -> Callable[[], None]:
 def _inputs(birth: Birth) -> Inputs:
     if birth.inputs_fd is None:
         return NO_INPUTS
-    with socket.socket(fileno=birth.inputs_fd) as once:
-        return Inputs.from_json(read_one_shot(once, MAX_INPUTS_BYTES))
+    # It stays open and whole: the next supervisor needs it for a restart after a crash.
+    held = socket.socket(fileno=birth.inputs_fd)
+    try:
+        return Inputs.from_json(look_into(held, MAX_INPUTS_BYTES))
+    finally:
+        held.detach()
 
 
 def _engine(birth: Birth, spec: AppSpec) -> Engine:

@@ -98,7 +98,7 @@ def _live_once(sandbox: Sandbox) -> None:
             None,
         )
         stack.callback(life.close)
-        for word in (messages.Serve(), messages.Ask(), messages.End()):
+        for word in (messages.Serve(), messages.Ask(), messages.Adopt(), messages.End()):
             supervisor.send(word)
         if life.run() != ENDED:
             raise LaunchError(_told(supervisor))

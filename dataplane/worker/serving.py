@@ -14,7 +14,7 @@ import itertools
 import os
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from dataplane.control import messages
@@ -24,6 +24,7 @@ from dataplane.engine.engine import NOTE_AGAIN, NOTE_EMPTY, NOTE_EVENTS, NOTE_MO
 from dataplane.model.errors import ControlError
 from dataplane.system.process import ended
 from dataplane.system.sockets import peer_credentials
+from dataplane.worker.birth import Birth
 from dataplane.worker.faults import Faults
 from dataplane.worker.moving import MovingEngine
 
@@ -47,7 +48,8 @@ class Worker:
 
     def __init__(
         self,
-        fork: messages.Fork,
+        birth: Birth,
+        seal: messages.Seal,
         engine: Engine,
         faults: Faults,
         settle: Callable[[], None],
@@ -58,7 +60,8 @@ class Worker:
 
         `fail` is told what makes it impossible to go on; it stops the loop.
         """
-        self._fork = fork
+        self._birth, self._seal = birth, seal
+        self._fork = birth.fork
         self._engine = engine
         self._moving = MovingEngine(engine, self._turn_soon)
         self._faults = faults
@@ -141,6 +144,10 @@ class Worker:
         if heard is not None:
             _log("worker.line_broke", error=str(heard))
         self._line = None
+        if self._state is State.READY:
+            # Nobody is left who would say `Serve`: the next supervisor makes what it needs itself.
+            self._state = State.GONE
+            self._loop.stop()
 
     def _do(self, envelope: Envelope) -> None:
         if self._state is State.GONE:
@@ -169,16 +176,18 @@ class Worker:
                 self._drained()
             case messages.Ask():
                 self._tell(self._identity())
+            case messages.Adopt():
+                self._tell(*self._birth.holdings(os.getpid(), self._seal))
             case other:
                 envelope.close_fds()
                 raise ControlError(f"{type(other).__name__} with {len(envelope.fds)} descriptors")
 
-    def _tell(self, message: messages.Message) -> None:
+    def _tell(self, message: messages.Message, fds: Sequence[int] = ()) -> None:
         """To the supervisor, if there is one. The next one asks for what it needs to know."""
         if self._line is None:
             return
         try:
-            self._line.send(message)
+            self._line.send(message, fds)
         except ControlError as error:
             _log("worker.untold", message=type(message).__name__, error=str(error))
 

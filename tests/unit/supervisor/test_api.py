@@ -41,7 +41,6 @@ def desk(tmp_path: Path) -> Desk:
         images=cast(Images, None),
         history=History(tmp_path / "history", clock=SystemClock(), events=events),
         events=events,
-        former=(),
     )
 
 

@@ -1,0 +1,63 @@
+"""One log writer at a time: a lock on a file beside the logs, which ends with who holds it.
+
+A writer outlives its supervisor. The next supervisor's own would rotate the same files beside it,
+so the former is asked to go, and the new one takes nothing in hand before it has gone. Lines wait
+in their pipes meanwhile.
+
+The kernel names the lock's holder, so no number of a process that is long gone is believed. It
+loads next to nothing, since the writer does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import struct
+
+NAME = "writer.lock"
+# struct flock of fcntl(2), as on every 64-bit Linux: type, whence, start, len, pid.
+_FLOCK = struct.Struct("hhqqi4x")
+# To a writer without a supervisor: go, once what you read is written.
+GO = signal.SIGUSR2
+
+
+def take_turn(folder: str) -> None:
+    """Waits until no other process writes these logs. On a disk that takes no file, at once."""
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        lock = os.open(f"{folder}/{NAME}", flags, 0o600)
+        fcntl.lockf(lock, fcntl.LOCK_EX)  # held until the process ends
+    except OSError:
+        return
+
+
+def end_former_writer(folder: str | os.PathLike[str]) -> int | None:
+    """Asks a writer that a former supervisor left to go; its pid. It is not waited for."""
+    try:
+        lock = os.open(f"{os.fspath(folder)}/{NAME}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        pid = _holder(lock)
+        if pid is None:
+            return None
+        pidfd = os.pidfd_open(pid)
+        try:
+            if _holder(lock) != pid:
+                return None  # it has gone meanwhile, and the number may be a stranger's
+            signal.pidfd_send_signal(pidfd, GO)
+        finally:
+            os.close(pidfd)
+    except OSError:
+        return None
+    finally:
+        os.close(lock)
+    return pid
+
+
+def _holder(lock: int) -> int | None:
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(lock, fcntl.F_GETLK, asked))
+    return None if kind == fcntl.F_UNLCK or pid <= 0 else pid
