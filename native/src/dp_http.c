@@ -377,6 +377,19 @@ static bool is_in_step(const dp_exchange *exchange, const dp_conn *up)
            ((exchange->method & bodiless) == 0 || exchange->request_framing == DP_BODY_NONE);
 }
 
+/* Where there is room before a body that was just read, the head goes there: one piece costs the
+ * kernel less than two. */
+static int joined(const dp_engine *engine, size_t head_len, size_t old_len, bool buffered,
+                  struct iovec iov[2])
+{
+    if (buffered || head_len > old_len || iov[1].iov_len == 0)
+        return 2;
+    iov[0].iov_base = (uint8_t *)iov[1].iov_base - head_len;
+    iov[0].iov_len = head_len + iov[1].iov_len;
+    memcpy(iov[0].iov_base, engine->head_buffer, head_len);
+    return 1;
+}
+
 /* Forwards the head in engine->response with what came of the body. */
 static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t len, bool buffered)
 {
@@ -411,7 +424,8 @@ static bool respond_head(dp_engine *engine, dp_conn *down, uint8_t *data, size_t
     dp_exchange_answered(engine, down, head->status, head_len);
     struct iovec iov[2] = {{.iov_base = engine->head_buffer, .iov_len = head_len},
                            {.iov_base = body, .iov_len = step.kept}};
-    if (dp_conn_send(engine, down, iov, 2) != 0 ||
+    int count = joined(engine, head_len, head->head_len, buffered, iov);
+    if (dp_conn_send(engine, down, iov, count) != 0 ||
         dp_input_keep(engine, up, buffered, data, len, head->head_len + step.used, step.done) !=
             DP_OK) {
         dp_http_cut_short(engine, down);
