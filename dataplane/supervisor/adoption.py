@@ -22,7 +22,7 @@ from dataplane.model.errors import ControlError, DataplaneError
 from dataplane.model.names import APP_NAME, AppName, Digest, Generation
 from dataplane.supervisor.events import Events
 from dataplane.supervisor.former import Former
-from dataplane.supervisor.history import History
+from dataplane.supervisor.history import NOT_RECORDED, History
 from dataplane.supervisor.holdings import take_held, told_by
 from dataplane.supervisor.images import Images
 from dataplane.supervisor.logs import Logs
@@ -117,6 +117,7 @@ class Adoption:
             for orphan in everyone:
                 self._refuse(orphan, str(error))
             return
+        await self._record_cut_off(app, numbers)
         self._events.tell(
             "app.adopted",
             app=app,
@@ -124,6 +125,16 @@ class Adoption:
             workers=[held.orphan.pid for left in serving for held in left.held],
             draining=[left.number for left in leaving],
         )
+
+    async def _record_cut_off(self, app: AppName, found: Sequence[int]) -> None:
+        """Of generations that were begun and of which nothing is left: why they have no line."""
+        entries = await self._history.entries(app, self._wanted.app(app).generation)
+        for entry in entries:
+            if entry["outcome"] == NOT_RECORDED and entry["time"] is None:  # at the end
+                first, last = entry["generations"]
+                for number in range(first, last + 1):
+                    if number not in found:
+                        self._history.undone(app, Generation(number), None, UNDONE)
 
     async def _look_at(
         self, app: AppName, number: Generation, orphans: Sequence[Orphan]

@@ -111,14 +111,14 @@ class History:
         """A former supervisor left it serving; it is this one's now."""
         self._of(generation, ADOPTED, None, "adopt", error=None)
 
-    def undone(self, app: AppName, number: Generation, image: Image, error: str) -> None:
+    def undone(self, app: AppName, number: Generation, image: Image | None, error: str) -> None:
         """A former supervisor died before this generation had served anybody."""
         self._add(
             app,
             outcome=FAILED,
             generation=number,
-            image=image.digest,
-            code=image.code_version,
+            image=image.digest if image else None,
+            code=image.code_version if image else None,
             by=_by(None),
             asked="adopt",
             inputs=None,

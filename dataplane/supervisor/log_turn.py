@@ -1,8 +1,8 @@
 """One log writer at a time: a lock on a file beside the logs, which ends with who holds it.
 
-A writer outlives its supervisor. The next supervisor's own would rotate the same files beside it,
-so the former is asked to go, and the new one takes nothing in hand before it has gone. Lines wait
-in their pipes meanwhile.
+A writer outlives its supervisor. The next supervisor's own would rotate the same files beside it:
+so, once it is ready to take over, it asks the former to go, and touches nothing before that has
+gone. Lines wait in their pipes meanwhile.
 
 The kernel names the lock's holder, so no number of a process that is long gone is believed. It
 loads next to nothing, since the writer does.
@@ -10,6 +10,7 @@ loads next to nothing, since the writer does.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -28,33 +29,23 @@ def take_turn(folder: str) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         lock = os.open(f"{folder}/{NAME}", flags, 0o600)
+        with contextlib.suppress(ProcessLookupError):
+            _ask_to_go(lock)
         fcntl.lockf(lock, fcntl.LOCK_EX)  # held until the process ends
     except OSError:
         return
 
 
-def end_former_writer(folder: str | os.PathLike[str]) -> int | None:
-    """Asks a writer that a former supervisor left to go; its pid. It is not waited for."""
+def _ask_to_go(lock: int) -> None:
+    pid = _holder(lock)
+    if pid is None:
+        return
+    pidfd = os.pidfd_open(pid)
     try:
-        lock = os.open(f"{os.fspath(folder)}/{NAME}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        pid = _holder(lock)
-        if pid is None:
-            return None
-        pidfd = os.pidfd_open(pid)
-        try:
-            if _holder(lock) != pid:
-                return None  # it has gone meanwhile, and the number may be a stranger's
+        if _holder(lock) == pid:  # else it has gone, and the number may be a stranger's
             signal.pidfd_send_signal(pidfd, GO)
-        finally:
-            os.close(pidfd)
-    except OSError:
-        return None
     finally:
-        os.close(lock)
-    return pid
+        os.close(pidfd)
 
 
 def _holder(lock: int) -> int | None:

@@ -35,7 +35,6 @@ from dataplane.model.errors import LaunchError
 from dataplane.model.names import AppName
 from dataplane.model.spec import AccessLogSpec
 from dataplane.supervisor.events import Events
-from dataplane.supervisor.log_turn import end_former_writer
 from dataplane.system.clock import Clock
 from dataplane.system.fds import close_fds, send_with_fds
 from dataplane.system.process import NULL, Child, bare_python, spawn
@@ -112,13 +111,19 @@ class Logs:
             raise LaunchError(f"cannot make a pipe: {error.strerror}") from error
         with contextlib.suppress(OSError):  # beyond the user's share of pipe memory: a small one
             fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        return self._keep(app, spec, read_fd, write_fd)
+        pipe = self._keep(app, spec, read_fd, write_fd)
+        if self._writer is None:
+            self._start()
+        else:
+            self._writer.orders.append(pipe)
+            self._send_orders(self._writer)
+        return pipe
 
     def adopt(self, app: AppName, spec: AccessLogSpec, write_fd: int) -> LogPipe:
         """The pipe of a generation that a former supervisor made, which is ours then.
 
-        Its other end is had by its name: so it has a reader again, and what is in it is written.
-        Raises `LaunchError`.
+        Its other end is had by its name: so it has a reader again, and what is in it is written
+        once `take_over` was called. Raises `LaunchError`.
         """
         try:
             if not stat.S_ISFIFO(os.fstat(write_fd).st_mode):
@@ -130,22 +135,16 @@ class Logs:
         return self._keep(app, spec, read_fd, write_fd)
 
     def take_over(self) -> None:
-        """Has a former supervisor's writer go; ours waits for that. To be called once all pipes are
-        adopted: each has its next reader then, so that no worker finds one without."""
-        pid = end_former_writer(self._folder)
-        if pid is not None:
-            self._events.tell("log.taken_over", former_pid=pid)
+        """Starts a writer for what was adopted, in the place of a former supervisor's. To be called
+        once all pipes are: each has its next reader then, so that no worker finds one without."""
+        if self._pipes and self._writer is None:
+            self._start()
 
     def _keep(self, app: AppName, spec: AccessLogSpec, read_fd: int, write_fd: int) -> LogPipe:
         self._numbers += 1
         pipe = LogPipe(number=self._numbers, app=app, spec=spec, read_fd=read_fd, write_fd=write_fd)
         self._pipes[pipe.number] = pipe
         self._empty.clear()
-        if self._writer is None:
-            self._start()
-        else:
-            self._writer.orders.append(pipe)
-            self._send_orders(self._writer)
         return pipe
 
     def release(self, pipe: LogPipe) -> None:

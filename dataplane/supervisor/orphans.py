@@ -13,7 +13,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -41,7 +41,8 @@ WORKER_MODULE: Final = b"dataplane.worker.zygote"
 class Orphan:
     """Mutable: what it has said. Socket and descriptors are the holder's.
 
-    identity None: it did not say who it is; holdings None: it is of code that cannot say.
+    error: why it cannot be dealt with. Without one, it said who it is; holdings None: it is of code
+    that cannot say what it holds.
     """
 
     path: Path
@@ -53,7 +54,7 @@ class Orphan:
     holdings: Holdings | None = None
     fds: tuple[int, ...] = ()
     said: list[Message] = dataclasses.field(default_factory=list)  # beside its answers
-    error: str | None = None  # why it cannot be dealt with
+    error: str | None = None
 
     @property
     def app(self) -> str:
@@ -85,21 +86,7 @@ def find_orphans(workers_dir: Path) -> tuple[Orphan, ...]:
         orphan = _meet(path)
         if orphan is not None:
             found.append(orphan)
-    ours = [orphan for orphan in found if orphan.error is None]
-    deadline = time.monotonic() + ANSWER_SECONDS
-    for orphan, message, fds in _ask_all(ours, Ask(), Identity, deadline):
-        close_fds(fds)
-        if isinstance(message, Identity) and message.pid == orphan.pid:
-            orphan.identity = message
-        else:
-            orphan.error = "it gave no answer that fits"
-    known = [orphan for orphan in ours if orphan.identity is not None]
-    for orphan, message, fds in _ask_all(known, Adopt(), Holdings, deadline):
-        if isinstance(message, Holdings) and message.pid == orphan.pid:
-            # It answered after its pidfd was opened: that one names it, and no later process.
-            orphan.holdings, orphan.fds = message, fds
-        else:
-            close_fds(fds)
+    _ask_all([orphan for orphan in found if orphan.error is None])
     return tuple(found)
 
 
@@ -164,32 +151,54 @@ def _meet(path: Path) -> Orphan | None:
     return orphan
 
 
-def _ask_all(
-    some: list[Orphan], question: Message, answer: type[Message], deadline: float
-) -> Iterator[tuple[Orphan, Message | None, tuple[int, ...]]]:
-    """Each of them with its answer; None for an end of the line, or for what is no message. Who
-    does not answer in time is left out."""
-    waiting = {orphan.sock.fileno(): orphan for orphan in some}
+def _ask_all(some: list[Orphan]) -> None:
+    """Has each say who it is, and then what it holds; nobody is held up by one who does not."""
     poll = select.poll()
-    for fd, orphan in waiting.items():
-        with contextlib.suppress(OSError):
-            send_with_fds(orphan.sock, encode_message(question), ())
-        poll.register(fd, select.POLLIN)
+    waiting = {}
+    for orphan in some:
+        _say(orphan, Ask())
+        waiting[orphan.sock.fileno()] = orphan
+        poll.register(orphan.sock, select.POLLIN)
+    deadline = time.monotonic() + ANSWER_SECONDS
     while waiting:
         ready = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
         if not ready:
-            return
+            break
         for fd, _ in ready:
-            try:
-                message, fds = _receive(waiting[fd].sock)
-            except BlockingIOError:
-                continue
-            if message is not None and not isinstance(message, answer):
-                waiting[fd].said.append(message)
-                close_fds(fds)
-                continue
-            poll.unregister(fd)
-            yield waiting.pop(fd), message, fds
+            if _is_done(waiting[fd]):
+                poll.unregister(fd)
+                del waiting[fd]
+    for orphan in waiting.values():
+        orphan.error = "it does not answer"
+
+
+def _is_done(orphan: Orphan) -> bool:
+    """After the next of its messages, whether nothing more is to come."""
+    try:
+        message, fds = _receive(orphan.sock)
+    except BlockingIOError:
+        return False
+    if isinstance(message, Holdings) and orphan.identity and message.pid == orphan.pid:
+        # It answered after its pidfd was opened: that one names it, and no later process.
+        orphan.holdings, orphan.fds = message, fds
+        return True
+    close_fds(fds)
+    if orphan.identity is None:
+        if isinstance(message, Identity) and message.pid == orphan.pid:
+            orphan.identity = message
+            _say(orphan, Adopt())
+            return False
+        orphan.error = "it gave no answer that fits"
+        return True
+    if message is None:
+        return True  # of older code, which does not know the question
+    orphan.said.append(message)
+    return False
+
+
+def _say(orphan: Orphan, message: Message) -> None:
+    with contextlib.suppress(OSError):  # it has ended: so has its line, which is read next
+        send_with_fds(orphan.sock, encode_message(message), ())
 
 
 def _receive(sock: socket.socket) -> tuple[Message | None, tuple[int, ...]]:

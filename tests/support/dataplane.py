@@ -197,6 +197,24 @@ class Dataplane:
         assert self._child is not None
         self._child.send_signal(number)
 
+    def kill(self) -> None:
+        """The supervisor in the foreground dies as no process can prevent; its workers serve on."""
+        self.signal(signal.SIGKILL)
+        assert self.wait_end() == -signal.SIGKILL
+
+    def living(self, app: str = APP) -> dict[int, int]:
+        """Its workers as the kernel has them, whoever knows of them: generation by process."""
+        found = {}
+        tree = os.fsencode(self.state_dir / "code")
+        for entry in Path("/proc").iterdir():
+            name = process_name(int(entry.name)) if entry.name.isdigit() else ""
+            if not name.startswith(f"dp:{app}/") or process_state(int(entry.name)) == "Z":
+                continue
+            with contextlib.suppress(OSError):
+                if tree in (entry / "cmdline").read_bytes():
+                    found[int(entry.name)] = int(name.rpartition("/")[2].partition(".")[0])
+        return found
+
     def wait_end(self, seconds: float = SECONDS) -> int:
         """Until the supervisor in the foreground has ended: its exit code."""
         assert self._child is not None
@@ -346,7 +364,7 @@ class Dataplane:
                 self.wait_end()
                 return ["the supervisor does not end when it is told to"]
             return [] if code == 0 else [f"the supervisor ended with {code}"]
-        if tree:
+        if tree or any((self.run_dir / "workers").glob("*.sock")):
             self.cli("down")
         return []
 
