@@ -26,6 +26,7 @@ BODY_LIMIT: Final = 64 * 1024
 REQUEST_SECONDS: Final = 10.0  # from a request's first byte to its last
 IDLE_SECONDS: Final = 60.0
 SEND_SECONDS: Final = 30.0
+ACCEPT_PAUSE_SECONDS: Final = 0.1
 CONNECTIONS: Final = 256
 
 _READ_BYTES: Final = 16 * 1024
@@ -95,7 +96,12 @@ async def serve(listening: socket.socket, respond: Respond) -> None:
     async with asyncio.TaskGroup() as connections:
         while True:
             await room.acquire()
-            sock, _ = await loop.sock_accept(listening)
+            try:
+                sock, _ = await loop.sock_accept(listening)
+            except OSError:  # it went again, or we have no descriptor for it: it can wait
+                room.release()
+                await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
+                continue
             served = connections.create_task(_serve_connection(sock, respond))
             served.add_done_callback(lambda _: room.release())
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import mmap
+import os
 import struct
 from typing import Any, Final
 
@@ -152,7 +153,12 @@ class StatsPage:
             if self._size < PAGE_BYTES:
                 raise ControlError(f"a stats page of {self._size} bytes")
         self.fd = shared_memfd(name, self._size) if lent is None else lent
-        self._page = mmap.mmap(self.fd, self._size, mmap.MAP_SHARED, mmap.PROT_READ)
+        try:
+            self._page = mmap.mmap(self.fd, self._size, mmap.MAP_SHARED, mmap.PROT_READ)
+        except OSError:
+            if lent is None:
+                os.close(self.fd)
+            raise
 
     def read(self) -> Stats:
         """All figures; zeros where no engine has written yet, or one with another layout."""

@@ -17,7 +17,7 @@ from dataplane.control.stats import StatsPage
 from dataplane.model.errors import LaunchError
 from dataplane.model.names import AppName
 from dataplane.supervisor.fleet import AppGeneration, Rollout, WorkerSlot
-from dataplane.supervisor.listeners import Listeners
+from dataplane.supervisor.listeners import Lent, Listeners
 from dataplane.supervisor.logs import Logs
 from dataplane.supervisor.wanted import Wanted
 from dataplane.system.clock import Clock
@@ -58,20 +58,30 @@ class Births:
         assert image is not None
         check_control_path(self._workers_dir, app.name)
         lent = self._listeners.acquire(app.name, image.spec)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._listeners.release, lent)
+            generation = self._generation(rolling, tree, identity, lent, undo)
+            undo.pop_all()
+        app.generations.append(generation)
+        return generation
+
+    def _generation(
+        self, rolling: Rollout, tree: Path, identity: str, lent: Lent, undo: contextlib.ExitStack
+    ) -> AppGeneration:
+        """`undo` takes back what was made. Raises `LaunchError`."""
+        app, image = rolling.app, rolling.image
+        assert image is not None
         try:
             if app.shared is None:
                 key = hashlib.blake2b(app.name.encode(), key=self._secret, digest_size=16)
                 app.shared = SharedPage(f"shared-{app.name}", key.digest())
             spec_fd = sealed_memfd(f"spec-{app.name}", image.spec.to_json())
+            undo.callback(os.close, spec_fd)
         except OSError as error:
-            self._listeners.release(lent)
             raise LaunchError(f"cannot make a memory file: {error.strerror}") from error
-        try:
-            log = self._logs.open(app.name, image.spec.access_log)
-        except LaunchError:
-            os.close(spec_fd)
-            self._listeners.release(lent)
-            raise
+        log = self._logs.open(app.name, image.spec.access_log)
+        if log is not None:
+            undo.callback(self._logs.release, log)
         generation = AppGeneration(
             app=app,
             number=self._wanted.next_generation(app.name),
@@ -86,8 +96,11 @@ class Births:
             seal_without=rolling.wish.seal_without,
             faults=rolling.wish.faults,
         )
-        generation.slots = tuple(self._slot(generation, slot) for slot in range(image.spec.workers))
-        app.generations.append(generation)
+        for number in range(image.spec.workers):
+            slot = self._slot(generation, number)
+            undo.callback(slot.stats.close)
+            undo.callback(os.close, slot.stats.fd)
+            generation.slots = (*generation.slots, slot)
         return generation
 
     def bury(self, generation: AppGeneration) -> None:
@@ -102,15 +115,19 @@ class Births:
 
     def _slot(self, generation: AppGeneration, number: int) -> WorkerSlot:
         name = f"{generation.app.name}.{generation.number}.{number}"
+        try:
+            stats = StatsPage(
+                f"stats-{name}",
+                upstreams=len(generation.image.spec.upstreams),
+                routes=len(generation.image.spec.routes),
+            )
+        except OSError as error:
+            raise LaunchError(f"cannot make a memory file: {error.strerror}") from error
         return WorkerSlot(
             generation=generation,
             number=number,
             control_path=self._workers_dir / f"{name}.sock",
-            stats=StatsPage(
-                f"stats-{name}",
-                upstreams=len(generation.image.spec.upstreams),
-                routes=len(generation.image.spec.routes),
-            ),
+            stats=stats,
         )
 
 

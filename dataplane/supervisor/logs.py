@@ -191,7 +191,12 @@ class Logs:
     # --- the writer ---------------------------------------------------------------------------
 
     def _start(self) -> None:
-        ours, theirs = packet_pair()
+        try:
+            ours, theirs = packet_pair()
+        except LaunchError as error:
+            self._events.tell("log.no_writer", error=str(error))
+            self._start_later()
+            return
         try:
             child = spawn(
                 self._command(self._folder, theirs.fileno()),

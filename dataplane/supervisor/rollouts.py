@@ -16,7 +16,7 @@ from dataplane.control.messages import Receive
 from dataplane.image.store import Image
 from dataplane.model import lifecycle
 from dataplane.model import rollout as table
-from dataplane.model.errors import ControlError, DataplaneError
+from dataplane.model.errors import ControlError, DataplaneError, LaunchError
 from dataplane.model.lifecycle import Life
 from dataplane.model.machine import step
 from dataplane.model.names import Digest
@@ -282,8 +282,8 @@ class Rollouts:
                 self.happen(rolling, Event.SAME)
                 return
             rolling.green = self._births.conceive(rolling, tree, identity)
-        except DataplaneError as error:
-            rolling.error = error
+        except (DataplaneError, OSError) as error:
+            rolling.error = error if isinstance(error, DataplaneError) else ControlError(str(error))
             if rolling.phase is Phase.BUILDING:
                 self.happen(rolling, Event.BUILD_FAILED)
             return
@@ -412,7 +412,12 @@ class Rollouts:
         """The giver's drain begins when the taker says that it is prepared."""
         assert giver.pidfd is not None
         assert taker.line is not None
-        givers_end, takers_end = packet_pair()
+        try:
+            givers_end, takers_end = packet_pair()
+        except LaunchError as error:  # what it holds ends by itself, or at the drain's deadline
+            self._events.tell("worker.cannot_move", **giver.facts(), error=str(error))
+            self._lives.happen(giver, lifecycle.Event.DRAIN)
+            return
         try:
             with takers_end:
                 taker.line.send(Receive(slot=giver.number), (takers_end.fileno(), giver.pidfd))

@@ -364,7 +364,11 @@ class Zygotes:
             shared=shared is not None,
             log=log is not None,
         )
-        ours, theirs = packet_pair()
+        try:
+            ours, theirs = packet_pair()
+        except LaunchError as error:
+            asyncio.get_running_loop().call_soon(self._lives.fork_failed, slot, str(error))
+            return
         once: tuple[int, ...] = ()
         try:
             if request.has_inputs:

@@ -91,8 +91,11 @@ def bound_address(sock: socket.socket) -> str:
 
 
 def packet_pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected SEQPACKET sockets, non-blocking, close-on-exec."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    """Two connected SEQPACKET sockets, non-blocking, close-on-exec. Raises `LaunchError`."""
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        raise LaunchError(f"cannot make a channel: {error.strerror}") from error
     ours.setblocking(False)
     theirs.setblocking(False)
     return ours, theirs

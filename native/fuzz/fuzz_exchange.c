@@ -11,6 +11,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -20,7 +21,7 @@
 #include "fuzz.h"
 #include "second.h"
 
-enum { ROOM = 64 * 1024, LINES = 12, STEPS = 200 };
+enum { ROOM = 64 * 1024, LINES = 12, STEPS = 200, LATE_MS = 5000 };
 
 enum {                  /* options */
        OF_UPSTREAM = 1, /* the input is what the upstream says */
@@ -586,11 +587,17 @@ static void play_upstream(const char *data, size_t size, uint8_t options)
     check_answer(data, size, got, len, ended, ends && said == size, method, options);
     second = come();
     say(second, "GET /second HTTP/1.1\r\nhost: b\r\n\r\n", 33);
-    for (int step = 0, still = 0; step < STEPS && still < 3; step++) {
+    for (int step = 0, still = 0, late = 0; step < STEPS && still < 3; step++) {
         turn();
         bool moved = answer_lines(data, size, &said, until, ends);
         moved |= hear(second, other, &other_len, &other_ended);
         still = moved ? 0 : still + 1;
+        /* It must be answered; a busy kernel may carry what was sent to loopback a little later. */
+        if (still == 3 && other_len == 0 && late++ < LATE_MS) {
+            (void)poll(NULL, 0, 1);
+            still = 2;
+            step--;
+        }
     }
     const char *const stop = memmem(other, other_len, "\r\n\r\n", 4);
     hold(stop != NULL && other_len - (size_t)(stop - other) == 10 &&
