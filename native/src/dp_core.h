@@ -34,6 +34,8 @@ enum {
     DP_ACCEPT_BURST = 64,  /* accepts on one socket before others have their turn */
     DP_PUMP_BURST = 8,     /* exchanges or reads on one connection before others have their turn */
     DP_TURN_MS = 2,        /* a turn that has lasted so long begins no further batch */
+    DP_STAY_ROUNDS = 16,   /* batches before what is for later is looked at */
+    DP_STAY_MS = 1000,     /* a batch after so long is the last before others have their turn */
     DP_LINGER_MS = 2000,   /* how long a refused client may still send what nobody reads */
     DP_LINGER_BYTES = 1 << 20,
     DP_TURNED_AWAY_MAX = 256, /* refused connections that linger; more are cut */
@@ -453,8 +455,9 @@ void dp_list_remove(dp_list *list, dp_conn *conn);
 /* --- dp_accept: listening sockets --------------------------------------------------------------
  */
 
-enum { DP_KEY_LISTENER = 1, DP_KEY_TIMER = 2 }; /* the top byte of an epoll key; 0: a connection */
-enum { DP_ACCEPT_PAUSE_MS = 100 };              /* out of descriptors: the queue waits */
+/* The top byte of an epoll key; 0: a connection. */
+enum { DP_KEY_LISTENER = 1, DP_KEY_TIMER = 2, DP_KEY_OTHERS = 3 };
+enum { DP_ACCEPT_PAUSE_MS = 100 }; /* out of descriptors: the queue waits */
 
 int dp_accept_start(dp_engine *engine);
 void dp_accept_stop(dp_engine *engine);
