@@ -521,7 +521,8 @@ size_t dp_client_text(const dp_conn *conn, char ret_text[DP_CLIENT_TEXT]); /* or
 void dp_client_set(const dp_engine *engine, dp_conn *conn, const uint8_t address[16]);
 void dp_client_accepted(const dp_engine *engine, dp_conn *conn,
                         const struct sockaddr_storage *peer);
-void dp_client_moved(const dp_engine *engine, dp_conn *conn, const uint8_t *text, size_t len);
+/* As dp_client_text wrote it; false: nobody of ours did. */
+bool dp_client_moved(const dp_engine *engine, dp_conn *conn, const uint8_t *text, size_t len);
 void dp_client_begin(dp_conn *conn); /* of its exchange: the peer */
 /* For a trusted peer: the client of this request, by its x-forwarded-for. */
 void dp_client_walk(const dp_engine *engine, dp_conn *conn, const uint8_t *data,

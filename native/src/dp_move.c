@@ -264,9 +264,9 @@ static bool record_take(dp_engine *engine, dp_batch *batch, const uint8_t *at, i
     conn->io = DP_IO_WRITE;
     conn->deadline = get32(at + 16); /* ms left, until it starts */
     conn->frozen_us = get32(at + 20) | (uint64_t)get32(at + 24) << 32;
-    dp_client_moved(engine, conn, at + RECORD_FIXED + at[8], at[9]);
-    if (!dp_limit_allows(engine, conn)) { /* blue says goodbye */
-        engine->stats->denied_total++;
+    bool known = dp_client_moved(engine, conn, at + RECORD_FIXED + at[8], at[9]);
+    if (!known || !dp_limit_allows(engine, conn)) { /* blue says goodbye */
+        engine->stats->denied_total += known;
         conn->fd = -1;
         dp_conn_forget(engine, conn);
         return false;
