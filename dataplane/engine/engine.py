@@ -189,6 +189,14 @@ class Engine:
             raise EngineError("a turn", notes)
         return notes
 
+    def stay(self, others_fd: int) -> int:
+        """Handles what comes, and waits for it, until `others_fd` is readable, a signal comes or
+        there is something to tell; returns NOTE_ bits. That descriptor must not watch ours."""
+        notes: int = lib.dp_engine_stay(self._engine, others_fd)
+        if notes < 0:
+            raise EngineError("waiting", notes)
+        return notes
+
     def events(self) -> tuple[UpstreamEvent, ...]:
         """What happened to endpoints since this was asked last."""
         found, event = [], ffi.new("dp_event *")

@@ -2,6 +2,11 @@
 
 It may be told to serve, to take connections, to give them away and to end: nothing else, by nobody.
 Without a supervisor it goes on with what it was told last, and waits for the next one.
+
+While it serves and nothing else is under way, the engine waits for the loop, and not the loop for
+the engine: a batch of events then costs no step of Python, and whatever the loop has to do ends
+the waiting at once. At all other times, and where the loop does not tell its descriptor, the loop
+watches the engine's.
 """
 
 from __future__ import annotations
@@ -30,6 +35,9 @@ from dataplane.worker.moving import MovingEngine
 
 # Batches of events in one turn, so that a message is never kept waiting by traffic.
 TURN_ROUNDS: Final = 16
+# A descriptor's callback may leave callbacks behind, which no descriptor tells of: they have so
+# many passes of the loop before the engine waits, which it does for a second at most.
+LOOP_PASSES: Final = 4
 # A supervisor that connects says at once what it wants.
 ASK_SECONDS: Final = 5.0
 
@@ -77,6 +85,8 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn_due = False
         self._loop = loop
+        self._others_fd = _backend_fd(loop)
+        self._stays = False
         self._fail = fail
 
     def start(self, sock: socket.socket, control: socket.socket) -> None:
@@ -91,10 +101,11 @@ class Worker:
     def turn(self) -> None:
         """Has the engine handle what is ready."""
         notes = self._engine.turn(TURN_ROUNDS)
-        if not notes:
-            return
         if notes & NOTE_AGAIN:
             self._turn_soon()
+        self._heed(notes)
+
+    def _heed(self, notes: int) -> None:
         if notes & NOTE_EVENTS:
             self._tell_events()
         if self._state is State.DRAINING:
@@ -121,13 +132,39 @@ class Worker:
         self._turn_due = False
         self.turn()
 
+    def _stay_or_watch(self) -> None:
+        """After what decides it has changed."""
+        stays = (
+            self._state is State.SERVING
+            and not self._tasks  # they have timers, which no descriptor tells of
+            and not self._faults.stops_turning
+            and self._others_fd is not None
+        )
+        if stays and not self._stays:
+            self._loop.remove_reader(self._engine.fd)
+            self._loop.call_soon(self._stay, LOOP_PASSES)
+        elif self._stays and not stays and not self._faults.stops_turning:
+            self._loop.add_reader(self._engine.fd, self.turn)
+        self._stays = stays
+
+    def _stay(self, passes: int) -> None:
+        """The engine waits, once the loop has passed over what it had to do so many times."""
+        if not self._stays or self._others_fd is None:
+            return
+        if passes == 0:
+            self._heed(self._engine.stay(self._others_fd))
+            passes = LOOP_PASSES
+        self._loop.call_soon(self._stay, passes - 1)
+
     def _start(self, life: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(life)
         self._tasks.add(task)
         task.add_done_callback(self._task_over)
+        self._stay_or_watch()
 
     def _task_over(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._stay_or_watch()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error)
 
@@ -246,10 +283,12 @@ class Worker:
         self._engine.serve()
         if self._faults.stops_turning:
             self._loop.remove_reader(self._engine.fd)
+        self._stay_or_watch()
 
     def _begin_drain(self) -> None:
         """Accepts no more, and counts what becomes of each connection from now on."""
         self._state = State.DRAINING
+        self._stay_or_watch()
         self._drain_over = asyncio.Event()
         self._drain_limit = None
         self._engine.pause()
@@ -343,6 +382,12 @@ class Worker:
 
     def _step(self, side: str) -> Step:
         return lambda name: self._faults.step(f"{side}:{name}")
+
+
+def _backend_fd(loop: asyncio.AbstractEventLoop) -> int | None:
+    """The descriptor that is readable when the loop has something to do, where it tells that."""
+    told: Callable[[], int] | None = getattr(loop, "_get_backend_id", None)
+    return None if told is None else told()
 
 
 def _log(event: str, **fields: str) -> None:

@@ -2,7 +2,8 @@
  * it uses no macro and no preprocessor line.
  *
  * The engine is single-threaded and non-blocking. It owns one epoll descriptor; whoever drives it
- * watches that descriptor and calls dp_engine_turn when it is readable. It never calls back.
+ * watches that descriptor and calls dp_engine_turn when it is readable, or has dp_engine_stay wait
+ * for both. It never calls back.
  *
  * Life: dp_engine_new, then the _add and _set functions (the builder), then dp_engine_seal, which
  * makes the tables read-only. Builder calls on a sealed engine are refused with DP_ESTATE. */
@@ -100,7 +101,7 @@ typedef struct {
 typedef struct {
     uint32_t magic; /* 0x64707374, "dpst" */
     uint32_t version;
-    uint64_t turns;       /* calls of dp_engine_turn: the heartbeat */
+    uint64_t turns;       /* of dp_engine_turn, and batches of dp_engine_stay: the heartbeat */
     uint64_t connections; /* downstream, open now */
     uint64_t connections_total;
     uint64_t moved_in_total;
@@ -325,6 +326,11 @@ int dp_engine_probe(dp_engine *engine, int fd);
 /* Handles ready events until none is left, max_rounds batches are done or some milliseconds have
  * passed. Returns DP_NOTE_ bits, or DP_ESYSTEM. */
 int dp_engine_turn(dp_engine *engine, uint32_t max_rounds);
+/* Handles what comes, and waits for it, until others_fd is readable, a signal comes, there is more
+ * to tell than DP_NOTE_AGAIN, or something came after a second. others_fd is in the engine's epoll
+ * set meanwhile: it must not watch the engine's descriptor. Returns DP_NOTE_ bits, or DP_ESYSTEM.
+ */
+int dp_engine_stay(dp_engine *engine, int others_fd);
 
 /* The next thing that happened to an endpoint. 1: *ret_event is set; 0: nothing is left. */
 int dp_event_take(dp_engine *engine, dp_event *ret_event);

@@ -185,16 +185,18 @@ void dp_client_accepted(const dp_engine *engine, dp_conn *conn, const struct soc
     dp_client_set(engine, conn, address);
 }
 
-void dp_client_moved(const dp_engine *engine, dp_conn *conn, const uint8_t *text, size_t len)
+bool dp_client_moved(const dp_engine *engine, dp_conn *conn, const uint8_t *text, size_t len)
 {
     char copy[DP_CLIENT_TEXT];
     uint8_t address[16];
     if (len >= sizeof(copy))
-        return;
+        return false;
     memcpy(copy, text, len);
     copy[len] = '\0';
     if (dp_address_parse(copy, address))
         dp_client_set(engine, conn, address);
+    char told[DP_CLIENT_TEXT];
+    return dp_client_text(conn, told) == len && memcmp(told, text, len) == 0;
 }
 
 void dp_client_carried(const dp_engine *engine, dp_conn *conn, const dp_record *record)

@@ -35,6 +35,8 @@ enum {
     DP_ACCEPT_BURST = 64,  /* accepts on one socket before others have their turn */
     DP_PUMP_BURST = 8,     /* exchanges or reads on one connection before others have their turn */
     DP_TURN_MS = 2,        /* a turn that has lasted so long begins no further batch */
+    DP_STAY_ROUNDS = 16,   /* batches before what is for later is looked at */
+    DP_STAY_MS = 1000,     /* a batch after so long is the last before others have their turn */
     DP_LINGER_MS = 2000,   /* how long a refused client may still send what nobody reads */
     DP_LINGER_BYTES = 1 << 20,
     DP_TURNED_AWAY_MAX = 256, /* refused connections that linger; more are cut */
@@ -461,8 +463,9 @@ void dp_list_remove(dp_list *list, dp_conn *conn);
 /* --- dp_accept: listening sockets --------------------------------------------------------------
  */
 
-enum { DP_KEY_LISTENER = 1, DP_KEY_TIMER = 2 }; /* the top byte of an epoll key; 0: a connection */
-enum { DP_ACCEPT_PAUSE_MS = 100 };              /* out of descriptors: the queue waits */
+/* The top byte of an epoll key; 0: a connection. */
+enum { DP_KEY_LISTENER = 1, DP_KEY_TIMER = 2, DP_KEY_OTHERS = 3 };
+enum { DP_ACCEPT_PAUSE_MS = 100 }; /* out of descriptors: the queue waits */
 
 int dp_accept_start(dp_engine *engine);
 void dp_accept_stop(dp_engine *engine);
@@ -529,7 +532,8 @@ size_t dp_client_text(const dp_conn *conn, char ret_text[DP_CLIENT_TEXT]); /* or
 void dp_client_set(const dp_engine *engine, dp_conn *conn, const uint8_t address[16]);
 void dp_client_accepted(const dp_engine *engine, dp_conn *conn,
                         const struct sockaddr_storage *peer);
-void dp_client_moved(const dp_engine *engine, dp_conn *conn, const uint8_t *text, size_t len);
+/* As dp_client_text wrote it; false: nobody of ours did. */
+bool dp_client_moved(const dp_engine *engine, dp_conn *conn, const uint8_t *text, size_t len);
 void dp_client_begin(dp_conn *conn); /* of its exchange: the peer */
 void dp_client_carried(const dp_engine *engine, dp_conn *conn, const dp_record *record);
 void dp_client_named(dp_conn *conn, const dp_moved_bytes *text); /* of its exchange */

@@ -43,9 +43,11 @@ static dp_conn *mark(const dp_engine *engine, const struct epoll_event *event)
     return conn;
 }
 
-static void handle_batch(dp_engine *engine, const struct epoll_event *events, int count)
+/* True: what somebody else waits for is there. */
+static bool handle_batch(dp_engine *engine, const struct epoll_event *events, int count)
 {
     dp_conn *marked[DP_BATCH_EVENTS];
+    bool called = false;
     for (int i = 0; i < count; i++)
         marked[i] = events[i].data.u64 >> 56 == 0 ? mark(engine, &events[i]) : NULL;
     for (int i = 0; i < count; i++) {
@@ -54,9 +56,12 @@ static void handle_batch(dp_engine *engine, const struct epoll_event *events, in
             dp_accept_burst(engine, (uint32_t)key);
         else if (key >> 56 == DP_KEY_TIMER)
             timer_fired(engine);
+        else if (key >> 56 == DP_KEY_OTHERS)
+            called = true;
         else if (marked[i] != NULL && marked[i]->state != DP_S_DEAD)
             dp_conn_handle(engine, marked[i]);
     }
+    return called;
 }
 
 void dp_ready_run(dp_engine *engine)
@@ -67,6 +72,33 @@ void dp_ready_run(dp_engine *engine)
         conn->flags &= (uint8_t)~DP_C_QUEUED;
         dp_conn_handle(engine, conn);
     }
+}
+
+static bool handle_round(dp_engine *engine, const struct epoll_event *events, int count)
+{
+    engine->now_ms = dp_clock_ms();
+    dp_view_refresh(engine);
+    bool called = handle_batch(engine, events, count);
+    dp_ready_run(engine);
+    dp_queue_serve(engine);
+    dp_conn_collect(engine);
+    return called;
+}
+
+/* What is left for others and for later, before the caller has its turn, or nothing is to do. */
+static int settle(dp_engine *engine)
+{
+    dp_access_flush(engine);
+    if (dp_timer_arm(engine, false) != DP_OK)
+        return DP_ESYSTEM;
+    int notes = engine->ready.count != 0 ? DP_NOTE_AGAIN : 0;
+    if (engine->draining && (engine->movable.count != 0 || engine->move_news))
+        notes |= DP_NOTE_MOVABLE;
+    if (engine->draining && engine->down_count == 0)
+        notes |= DP_NOTE_EMPTY;
+    if (engine->event_count != 0)
+        notes |= DP_NOTE_EVENTS;
+    return notes;
 }
 
 int dp_engine_turn(dp_engine *engine, uint32_t max_rounds)
@@ -84,27 +116,48 @@ int dp_engine_turn(dp_engine *engine, uint32_t max_rounds)
         }
         if (count == 0 && engine->ready.count == 0)
             break;
-        engine->now_ms = dp_clock_ms();
-        dp_view_refresh(engine);
+        (void)handle_round(engine, events, count);
         if (until == 0)
             until = engine->now_ms + DP_TURN_MS;
-        handle_batch(engine, events, count);
-        dp_ready_run(engine);
-        dp_queue_serve(engine);
-        dp_conn_collect(engine);
         if (engine->now_ms >= until) /* what is ready is so still, and the descriptor tells */
             break;
     }
-    dp_access_flush(engine);
-    if (dp_timer_arm(engine, false) != DP_OK)
+    return settle(engine);
+}
+
+/* Batches until nothing is ready, or so many: like a turn, but that others are heard after each. */
+static int stay_round(dp_engine *engine, int wait_ms, bool *ret_called)
+{
+    struct epoll_event events[DP_BATCH_EVENTS];
+    *ret_called = false;
+    for (int round = 0; round < DP_STAY_ROUNDS && !*ret_called; round++) {
+        int count = epoll_wait(engine->epoll_fd, events, DP_BATCH_EVENTS, wait_ms);
+        wait_ms = 0;
+        if (count < 0) /* a signal, which is for others */
+            *ret_called = true;
+        else if (count == 0 && engine->ready.count == 0)
+            break;
+        else
+            *ret_called = handle_round(engine, events, count);
+    }
+    engine->stats->turns++;
+    return settle(engine);
+}
+
+int dp_engine_stay(dp_engine *engine, int others_fd)
+{
+    DP_CHECK(engine->magic == DP_ENGINE_MAGIC && engine->sealed);
+    struct epoll_event others = {.events = EPOLLIN, .data.u64 = (uint64_t)DP_KEY_OTHERS << 56};
+    if (epoll_ctl(engine->epoll_fd, EPOLL_CTL_ADD, others_fd, &others) != 0)
         return DP_ESYSTEM;
-    int notes = engine->ready.count != 0 ? DP_NOTE_AGAIN : 0;
-    if (engine->draining && (engine->movable.count != 0 || engine->move_news))
-        notes |= DP_NOTE_MOVABLE;
-    if (engine->draining && engine->down_count == 0)
-        notes |= DP_NOTE_EMPTY;
-    if (engine->event_count != 0)
-        notes |= DP_NOTE_EVENTS;
+    engine->now_ms = dp_clock_ms();
+    uint64_t until = engine->now_ms + DP_STAY_MS;
+    bool called = false;
+    int notes = settle(engine);
+    while (!called && engine->now_ms < until && (notes & ~DP_NOTE_AGAIN) == 0)
+        notes = stay_round(engine, notes == 0 ? -1 : 0, &called);
+    if (epoll_ctl(engine->epoll_fd, EPOLL_CTL_DEL, others_fd, &others) != 0)
+        return DP_ESYSTEM;
     return notes;
 }
 

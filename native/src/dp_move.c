@@ -332,9 +332,10 @@ static int take_idle(dp_engine *engine, const dp_record *record, int fd, dp_conn
     conn->deadline = record->left_ms; /* until it starts */
     conn->frozen_us = record->frozen_us;
     conn->client_port = record->client_port;
-    dp_client_moved(engine, conn, record->client.data, record->client.len);
     int verdict = 0;
-    if (!dp_limit_allows(engine, conn)) { /* blue says goodbye */
+    if (!dp_client_moved(engine, conn, record->client.data, record->client.len)) {
+        verdict = DP_DECLINED_OTHER;
+    } else if (!dp_limit_allows(engine, conn)) { /* blue says goodbye */
         engine->stats->denied_total++;
         verdict = DP_DECLINED_DENIED;
     } else if (dp_buffer_append(engine, &conn->in, record->down.in.data, record->down.in.len) !=
