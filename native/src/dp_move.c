@@ -93,6 +93,7 @@ static void describe(const dp_engine *engine, const dp_conn *conn, dp_record *re
         .flags = (conn->flags & DP_C_AFTER_REQUEST) != 0 ? DP_MOVED_AFTER : 0,
         .left_ms = (uint32_t)left,
         .frozen_us = conn->frozen_us,
+        .client_port = conn->client_port,
         .listener = {.data = (const uint8_t *)listener, .len = (uint32_t)strlen(listener)},
         .client = {.data = (const uint8_t *)conn->client, .len = conn->client_len},
         .down = {.in = {.data = dp_buffer_start(&conn->in), .len = conn->in.len}}};
@@ -327,6 +328,7 @@ static int take_idle(dp_engine *engine, const dp_record *record, int fd, dp_conn
     conn->io = DP_IO_WRITE;
     conn->deadline = record->left_ms; /* until it starts */
     conn->frozen_us = record->frozen_us;
+    conn->client_port = record->client_port;
     dp_client_moved(engine, conn, record->client.data, record->client.len);
     int verdict = 0;
     if (!dp_limit_allows(engine, conn)) { /* blue says goodbye */

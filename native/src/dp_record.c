@@ -78,10 +78,9 @@ static void walk_bytes(walk *at, dp_moved_bytes *bytes)
 
 static void fixed_1(walk *at, dp_record *record)
 {
-    uint16_t zero = 0;
     walk_length(at, &record->listener, 1);
     walk_length(at, &record->client, 1);
-    walk16(at, &zero);
+    walk16(at, &record->client_port);
     walk_length(at, &record->down.in, 4);
     walk32(at, &record->left_ms);
     walk64(at, &record->frozen_us);
