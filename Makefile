@@ -55,7 +55,7 @@ lint: setup ## ruff, mypy --strict, import rules, clang-format, gcc -fanalyzer w
 # interpreter itself is not sanitised: what it never frees is not our leak. Only tests that drive the
 # engine in their own process: a sealed worker could not even open the file a report needs.
 SAN := $(BUILD)/san
-SAN_TESTS = $(wildcard tests/unit/engine tests/property tests/conformance tests/integration/test_http_*.py tests/integration/test_tcp_*.py)
+SAN_TESTS = $(wildcard tests/unit/engine tests/property tests/conformance tests/integration/test_http_*.py tests/integration/test_moving_*.py tests/integration/test_tcp_*.py)
 san: setup ## run the engine's tests on a library with the address and undefined sanitizers
 	@mkdir -p $(SAN)
 	@rm -rf $(SAN)/dataplane $(SAN)/native $(SAN)/tests

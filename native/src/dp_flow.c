@@ -143,6 +143,7 @@ void dp_flow_freeze(dp_engine *engine, dp_conn *down)
     dp_conn_unwatch(engine, down);
     if (down->peer != NULL) {
         down->peer->flags &= (uint8_t)~DP_C_QUEUED;
+        dp_timer_cancel(down->peer); /* of its connecting: firing would have it watched again */
         dp_conn_unwatch(engine, down->peer);
     }
     down->state = DP_S_FROZEN;
