@@ -55,7 +55,7 @@ lint: setup ## ruff, mypy --strict, import rules, clang-format, gcc -fanalyzer w
 # interpreter itself is not sanitised: what it never frees is not our leak. First the tests that
 # drive the engine in their own process, with all of Python's memory watched, too.
 SAN := $(BUILD)/san
-SAN_TESTS = $(wildcard tests/unit/engine tests/property tests/conformance tests/integration/test_http_*.py tests/integration/test_tcp_*.py)
+SAN_TESTS = $(wildcard tests/unit/engine tests/property tests/conformance tests/integration/test_http_*.py tests/integration/test_moving_*.py tests/integration/test_tcp_*.py)
 SAN_E2E ?= tests/e2e
 LIBASAN = $(realpath $(shell $(or $(CC),cc) -print-file-name=libasan.so))
 SAN_RUN = cd $(SAN) && LD_PRELOAD="$(LIBASAN)" \

@@ -17,7 +17,7 @@
 #include "dp_core.h"
 #include "fuzz.h"
 
-enum { CLIENTS = 4, UPSTREAMS = 6, ACTS = 64, ROOM = 64 * 1024 };
+enum { CLIENTS = 4, UPSTREAMS = 6, ACTS = 64, ROOM = 64 * 1024, MOVED_FDS = 24 };
 
 static const char *const requests[] = {
     "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
@@ -308,12 +308,13 @@ static void hear(int fd)
 static void move(unsigned how)
 {
     static uint8_t records[ROOM];
-    int fds[CLIENTS];
-    uint8_t declined[1];
+    int fds[MOVED_FDS];
+    uint8_t verdicts[MOVED_FDS];
+    uint32_t fd_count;
     size_t len;
     const uint32_t batch = ++stage.batch;
-    const int count =
-        dp_move_save(stage.engine, batch, records, sizeof(records), fds, CLIENTS, &len);
+    const int count = dp_move_save(stage.engine, batch, 1 + batch % 2, records, sizeof(records),
+                                   fds, MOVED_FDS, &fd_count, &len);
 
     if (count <= 0) {
         return;
@@ -322,10 +323,11 @@ static void move(unsigned how)
         hold(dp_move_take_back(stage.engine, batch) == DP_OK, "a batch is taken back");
         return;
     }
-    for (int i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < fd_count; i++) {
         fds[i] = dup(fds[i]);
     }
-    hold(dp_move_hold(stage.engine, batch, records, len, fds, (uint32_t)count, declined) == DP_OK,
+    hold(dp_move_hold(stage.engine, batch, records, len, (uint32_t)count, fds, fd_count,
+                      verdicts) == DP_OK,
          "an engine reads what it wrote");
     if (how == 1) {
         hold(dp_move_drop(stage.engine, batch) == DP_OK &&
@@ -333,10 +335,13 @@ static void move(unsigned how)
              "a batch is dropped");
         return;
     }
-    uint32_t stall[CLIENTS];
-    const int taken = count - __builtin_popcount(declined[0]); /* where there was memory */
-    hold(dp_move_commit(stage.engine, batch, declined, 1) == DP_OK &&
-             dp_move_start(stage.engine, batch, stall, CLIENTS) == taken,
+    uint32_t stall[MOVED_FDS];
+    int taken = 0;
+    for (int i = 0; i < count; i++) {
+        taken += verdicts[i] == 0; /* where there was memory */
+    }
+    hold(dp_move_commit(stage.engine, batch, verdicts, (size_t)count) == DP_OK &&
+             dp_move_start(stage.engine, batch, stall, MOVED_FDS) == taken,
          "a batch is moved");
 }
 

@@ -144,6 +144,7 @@ void dp_flow_freeze(dp_engine *engine, dp_conn *down)
     if (down->peer != NULL) {
         dp_gather_end(down->peer); /* the socket keeps that wish, and whoever gets it knows none */
         down->peer->flags &= (uint8_t)~DP_C_QUEUED;
+        dp_timer_cancel(down->peer); /* of its connecting: firing would have it watched again */
         dp_conn_unwatch(engine, down->peer);
     }
     down->state = DP_S_FROZEN;
@@ -368,13 +369,16 @@ int dp_flow_take(dp_engine *engine, const dp_record *record, const int *fds, dp_
 bool dp_flow_start(dp_engine *engine, dp_conn *down)
 {
     uint64_t left = down->deadline;
-    uint64_t usual =
-        is_tunnel(down) ? engine->options.tunnel_idle_ms : engine->options.body_idle_ms;
+    uint64_t usual = engine->options.body_idle_ms;
+    if (is_tunnel(down))
+        usual = engine->options.tunnel_idle_ms;
     down->deadline = 0;
     ++*gauge_of(engine, down);
     dp_limit_arrived(engine, down);
     if (!dp_flow_go_on(engine, down, DP_W_SHARED))
         return false;
-    dp_timer_set(engine, down, left != 0 && (usual == 0 || left < usual) ? left : usual);
+    /* What a response waits for may have longer than this: for a client that is slow to read. */
+    bool is_longer = is_tunnel(down) && usual != 0 && left > usual;
+    dp_timer_set(engine, down, left != 0 && !is_longer ? left : usual);
     return true;
 }

@@ -5,7 +5,7 @@
  *
  * Version 1, kind 1 (http between requests; one descriptor, the client's socket) goes on with
  *   u8 listener name length    u8 client text length
- *   u16 port that a PROXY header told, 0: none did (always, by older code)
+ *   u16 client port, as a PROXY header told it, 0: not told (always, by older code)
  *   u32 bytes already read     u32 ms left to its deadline, 0: none
  *   u64 when it was frozen, CLOCK_MONOTONIC in us
  *   listener name, client text, bytes already read

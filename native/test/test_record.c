@@ -18,6 +18,7 @@ static const dp_record idle = {.version = 1,
                                .frozen_us = UINT64_C(0x0102030405060708),
                                .listener = TEXT("web"),
                                .client = TEXT("127.0.0.1"),
+                               .client_port = 0x1234,
                                .down = {.in = TEXT("GET / HT")}};
 
 static const dp_record tunnel = {
@@ -130,7 +131,7 @@ static void test_change(const char *name, const dp_record *record, size_t at, ui
 /* The layout is a contract between versions of the code: it is written down here once more. */
 static void test_layout_of_version_1(void)
 {
-    static const uint8_t expected[] = "\x30\0\0\0\1\0\1\1\3\x09\0\0\x08\0\0\0\xf4\1\0\0"
+    static const uint8_t expected[] = "\x30\0\0\0\1\0\1\1\3\x09\x34\x12\x08\0\0\0\xf4\1\0\0"
                                       "\x08\7\6\5\4\3\2\1"
                                       "web127.0.0.1GET / HT";
     uint8_t bytes[MOST];

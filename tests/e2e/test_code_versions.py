@@ -14,9 +14,17 @@ from typing import Final
 import pytest
 
 import dataplane
-from tests.support.dataplane import Dataplane, Json, app_config, children, eventually
-from tests.support.installation import fix_engine, release
+from tests.support.dataplane import (
+    Dataplane,
+    Json,
+    app_config,
+    children,
+    eventually,
+    tcp_config,
+)
+from tests.support.installation import change, fix_engine, release
 from tests.support.load import Load, token_upstream
+from tests.support.origin import Origin, parroting
 from tests.support.wire import Wire
 
 BILLING: Final = "billing"
@@ -209,3 +217,38 @@ def test_apps_of_two_code_versions_come_back_each_with_its_own_after_a_restart(
         apart.start("up")  # which changes nothing that serves: the older code is what was wanted
         assert servers(apart) == expected
         assert len(apart.zygote_pids()) == 2
+
+
+def test_code_that_knows_no_tunnels_takes_the_rest_and_each_tunnel_ends_where_it_is(
+    apart: Dataplane, installed: Path
+) -> None:
+    """Neither code refuses the other: what its records cannot carry drains, all else moves."""
+    with Origin(parroting) as origin:
+        told, raw = app_config(), tcp_config(origin.port)
+        listeners = [*told["listeners"], {**raw["listeners"][0], "name": "raw"}]
+        apart.configure({**told, "listeners": listeners, "upstreams": raw["upstreams"]})
+        apart.start()
+        release(installed, FIXED)
+        moving = installed / "dataplane" / "worker" / "moving.py"
+        change(moving, "version: Final = MOVE_VERSION", "version: Final = 1")
+        with Wire.connect(apart.address()) as idle:
+            for number, verb in enumerate(("swap", "rollback"), 1):
+
+                def drains(number: int = number) -> bool:
+                    workers = apart.workers(generation=number)
+                    return {worker["state"] for worker in workers} == {"draining"}
+
+                assert idle.get().status == 200
+                with Wire.connect(apart.address("raw")) as tunnel:
+                    tunnel.send(b"before")
+                    assert tunnel.exactly(6) == b"before"
+                    swap = apart.later(apart.cli, verb, "--app", BILLING, "--json")
+                    eventually(drains)
+                    for _ in range(3):
+                        tunnel.send(b"meanwhile")
+                        assert tunnel.exactly(9) == b"meanwhile"
+                    assert not swap.done()
+                ledger = swap.result(30).fact()
+                counts = {name: count for name, count in ledger["connections"].items() if count}
+                assert counts == {"moved_idle": 1, "finished": 1}
+                assert ledger["declined"] == {}

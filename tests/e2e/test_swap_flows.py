@@ -161,7 +161,6 @@ def test_all_that_flows_lives_through_twenty_swaps(plane: Dataplane, workers: in
     assert SWAPS * 3 // 2 < counts["moved_streaming"] <= SWAPS * 2
     assert sum(counts[name] for name in counts if name.startswith("moved_")) == 5 * SWAPS
     drains = sorted(ledger["ms"]["drain"] for ledger in ledgers)
-    print("drain ms", drains, "stall ms", [ledger["stall_ms"]["max"] for ledger in ledgers])
     assert drains[len(drains) // 2] < 1_000, drains
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from dataplane.control import messages
 from dataplane.model.spec import MatchSpec
 from dataplane.worker.faults import BLUE_STEPS, GREEN_STEPS
-from tests.support.rig import Client, HeldUpstream, Rig, client, request, run
+from tests.support.rig import Client, HeldUpstream, Living, Rig, client, request, run
 from tests.support.specs import app_spec, route_answering, route_to, upstream
 
 BLUE = app_spec(route_answering("blue"))
@@ -270,5 +272,100 @@ def test_what_did_not_move_is_cut_at_the_deadline_and_counted(tmp_path: Path) ->
             assert await one.at_end()
             assert (await green.hear(messages.Received)).started == 0
             held.released.set()
+
+    run(life)
+
+
+# --- what flows ------------------------------------------------------------------------------
+
+UPGRADE = b"GET /chat HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """An upstream whose every request becomes a tunnel that gives back what it got."""
+    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+@contextlib.asynccontextmanager
+async def tunnels(
+    faults: tuple[str, ...], green_faults: tuple[str, ...]
+) -> AsyncIterator[tuple[Rig, Living, Living, list[Client]]]:
+    """Blue with as many tunnels as fill two batches and more, and green."""
+    server = await asyncio.start_server(echo, "127.0.0.1", 0, backlog=256)
+    spec = app_spec(
+        route_to("api"), upstreams=(upstream("api", server.sockets[0].getsockname()[1]),)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        async with server, Rig(Path(folder)) as rig:
+            blue = await rig.serving(spec, faults=faults)
+            green = await rig.fork(spec, generation=2, faults=green_faults)
+            await green.ready()
+            async with contextlib.AsyncExitStack() as stack:
+                open_ = [await stack.enter_async_context(client(rig.port)) for _ in range(120)]
+                for one in open_:
+                    one.send(UPGRADE)
+                    await one.head()
+                yield rig, blue, green, open_
+
+
+async def speaks(open_: list[Client], word: bytes) -> None:
+    """Each tunnel gives back what goes in."""
+    for one in open_:
+        one.send(word)
+    for one in open_:
+        assert await one.exactly(len(word)) == word
+
+
+def test_tunnels_move_in_batches_and_say_what_was_sent_meanwhile() -> None:
+    async def life() -> None:
+        async with tunnels((), ()) as (rig, blue, green, open_):
+            for one in open_:
+                one.send(b"early")
+            await rig.swap(blue, green)
+            drained = (await blue.hear(messages.Drained)).connections
+            assert (drained.moved_tunnel, drained.closed, drained.reset) == (120, 0, 0)
+            received = await green.hear(messages.Received)
+            assert (received.started, received.declined) == (120, 0)
+            for one in open_:
+                assert await one.exactly(5) == b"early"
+            await speaks(open_, b"there")
+
+    run(life)
+
+
+@pytest.mark.parametrize("step", BEFORE_COMMIT)
+def test_green_dies_before_the_commit_and_blue_keeps_every_tunnel(step: str) -> None:
+    async def life() -> None:
+        async with tunnels((), (f"crash-at:{step}",)) as (rig, blue, green, open_):
+            await rig.swap(blue, green)
+            await green.ended()
+            await blue.serve()
+            await speaks(open_, b"here")
+
+    run(life)
+
+
+@pytest.mark.parametrize("step", BLUE_STEPS)
+def test_blue_dies_in_any_step_and_green_has_every_tunnel_that_was_offered(step: str) -> None:
+    """The others are lost with it: nobody else had them."""
+
+    async def life() -> None:
+        async with tunnels((f"crash-at:{step}",), ()) as (rig, blue, green, open_):
+            await rig.swap(blue, green)
+            await blue.ended()
+            started = (await green.hear(messages.Received)).started
+            assert 0 < started < len(open_)
+            living = 0
+            for one in open_:
+                one.send(b"here")
+                with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                    living += await one.exactly(4) == b"here"
+            assert living == started
 
     run(life)

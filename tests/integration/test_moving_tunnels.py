@@ -26,7 +26,7 @@ from tests.support.client import Client
 from tests.support.engine import Proxy, app, route
 from tests.support.flood import Listener, Speaker
 from tests.support.hand_over import Ring, drain, hold, move_all, save, settle
-from tests.support.upstream import Peer, Upstream, Wire
+from tests.support.upstream import Peer, Upstream, Wire, dawdle
 
 START = Callable[..., Proxy]
 SERVE = Callable[..., Upstream]
@@ -291,6 +291,29 @@ def test_held_tunnels_are_still_until_the_commit_and_what_blue_died_with_lives(
         assert client.exactly(5) == b"early"
         client.finish()
         assert client.ends()
+    green.settles()
+
+
+def test_a_frozen_tunnel_is_not_watched_again_by_the_deadline_of_its_connecting(
+    kind: str, proxy: START, upstream: SERVE
+) -> None:
+    """What blue watched once green has it would wake blue for each byte, for ever."""
+    served = upstream(echoing(kind))
+    blue, green = (proxy(served.port, connect_ms=100) for _ in range(2))
+    with opened(blue, kind) as client:
+        drain(blue)
+        batch = save(blue)
+        dawdle(0.3)
+        blue.turn()
+        assert settle(blue, green, batch) == 1
+        before = blue.stats()["turns"]
+        for number in range(100):
+            client.send(b"%02d" % number)
+            assert client.exactly(2) == b"%02d" % number
+        assert blue.stats()["turns"] < before + 20
+        client.finish()
+        assert client.ends()
+    blue.settles()
     green.settles()
 
 

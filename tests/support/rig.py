@@ -321,6 +321,10 @@ class Client:
         async with asyncio.timeout(SECONDS):
             return await self._reader.readuntil(b"\r\n\r\n")
 
+    async def exactly(self, count: int) -> bytes:
+        async with asyncio.timeout(SECONDS):
+            return await self._reader.readexactly(count)
+
     async def at_end(self) -> bool:
         """Whether the other side closes, or cuts, without another byte."""
         async with asyncio.timeout(SECONDS):
