@@ -22,7 +22,7 @@ from tests.support.dataplane import APP, ROOT, Dataplane, Json, app_config, even
 from tests.support.origin import Origin, answering
 from tests.support.wire import Wire
 
-NOBODY: Final = 65534
+NOBODY: Final = "65534"
 
 # Listens at the socket it was given, says so, and does with each connection what it was told.
 STRANGER: Final = """
@@ -31,6 +31,8 @@ from dataplane.control.messages import Identity, encode_message
 import os
 listener = socket.socket(fileno=int(sys.argv[1]))
 listener.setblocking(True)
+if sys.argv[3]:
+    os.setuid(int(sys.argv[3]))
 listener.listen()
 print("listens", flush=True)
 while True:
@@ -50,20 +52,17 @@ while True:
 
 
 @contextlib.contextmanager
-def stranger(
-    plane: Dataplane, does: str, *, uid: int | None = None
-) -> Iterator[subprocess.Popen[str]]:
+def stranger(plane: Dataplane, does: str, *, uid: str = "") -> Iterator[subprocess.Popen[str]]:
     """A process that is no worker, at the control socket of a worker's name."""
     path = plane.run_dir / "workers" / f"{APP}.4.0.sock"
     sock = bind_packet_socket(path)
     with sock:
         child = subprocess.Popen(
-            [sys.executable, "-c", STRANGER, str(sock.fileno()), does],
+            [sys.executable, "-c", STRANGER, str(sock.fileno()), does, uid],
             pass_fds=(sock.fileno(),),
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            user=uid,
         )
     try:
         assert child.stdout is not None
