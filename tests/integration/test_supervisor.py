@@ -247,28 +247,36 @@ def test_socket_file_of_a_dead_supervisor_is_replaced(plane: Dataplane) -> None:
     assert [path.name for path in (plane.run_dir / "workers").iterdir()] == [f"{APP}.1.0.sock"]
 
 
-def test_app_that_a_former_supervisor_left_running_is_not_started_beside_it(
+def test_workers_without_a_supervisor_are_ended_by_down(plane: Dataplane) -> None:
+    plane.configure(app_config())
+    plane.start()
+    worker = plane.worker_pid()
+    plane.kill()
+    told = plane.cli("down")
+    assert told.out == f"worker stopped, app {APP}, pid {worker}\n"
+    wait_gone(worker)
+    plane.start()
+    assert plane.report()["generations"][0]["generation"] == 2
+
+
+def test_run_of_one_app_adopts_the_others_too_and_swaps_it_if_its_file_changed(
     plane: Dataplane,
 ) -> None:
     plane.configure(app_config())
     plane.configure(app_config(app="shop", mark="shop"))
-    plane.start()
-    worker, address = plane.worker_pid(), plane.address()
-    plane.signal(signal.SIGKILL)
-    plane.wait_end()
-    told = plane.cli("run", "--app", APP, code=1)
-    assert f"{APP} still runs from a former supervisor (pid {worker})" in told.err
-    plane.start("up", "--app", "shop")
-    assert plane.event("worker.former", app=APP)["pid"] == worker
-    refused = plane.call("PUT", f"/v1/apps/{APP}")
-    assert refused.status == 409
-    with Wire.connect(address) as client:
-        assert client.get().body == b"blue"
-    plane.cli("down")
-    assert plane.wait_end() == 0
-    wait_gone(worker)
-    plane.start()
-    assert plane.report()["generations"][0]["generation"] == 2
+    plane.start("up")
+    before = plane.living()
+    shop = plane.living("shop")
+    with Wire.connect(plane.address()) as kept:
+        assert kept.get().body == b"blue"
+        plane.kill()
+        plane.configure(app_config(mark="green"))
+        plane.start("run", "--app", APP)
+        assert kept.get().body == b"green"
+    assert plane.living("shop") == shop
+    eventually(lambda: not before.keys() & plane.living().keys())
+    assert plane.report("shop")["state"] == "serving"
+    assert plane.report()["generations"][-1]["generation"] == 2
 
 
 # --- signals ----------------------------------------------------------------------------------
