@@ -46,35 +46,29 @@ import asyncio
 import dataclasses
 import enum
 import socket
-import struct
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, Protocol
 
-from dataplane.control.channel import receive_packet, send_packet
+from dataplane.control.channel import send_packet
+from dataplane.control.move_frames import (
+    BATCH_BYTES,
+    HEADER,
+    PIECE_BYTES,
+    VERSION,
+    Frame,
+    Kind,
+    pack_verdicts,
+    receive_frame,
+    send_frame,
+    unpack_verdicts,
+)
 from dataplane.model.errors import ControlError
 from dataplane.system.fds import close_fds
 
-VERSION: Final = 1
-HEADER: Final = struct.Struct("<HBBIII")
 # Below the kernel's 253 a message, and small enough that green's pause for a batch stays short.
 BATCH_FDS: Final = 200
-# Records of a batch: each may carry a head that is partly read, or what a slow reader is owed.
-BATCH_BYTES: Final = 1024 * 1024
 # Of the records of code that does not say which it takes.
 FIRST_RECORDS: Final = 1
-# The verdict on a record that was declined for no reason that was told.
-UNTOLD: Final = 1
-# A datagram's payload: the kernel takes some 200 KiB at once by default, and wants it in one piece.
-PIECE_BYTES: Final = 32 * 1024
-
-
-class Kind(enum.IntEnum):
-    OFFER = 1
-    ACK = 2
-    COMMIT = 3
-    ABORT = 4
-    END = 5
-    MORE = 6
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +202,7 @@ class Giver:
             if gave is not None:
                 return gave
         try:
-            await _send(self._sock, Kind.END, self._batch)
+            await send_frame(self._sock, Kind.END, self._batch)
         except OSError:
             pass  # green is gone, and holds nothing of ours
         return Gave.ENDED
@@ -218,11 +212,11 @@ class Giver:
         try:
             await self._offer(saved)
             await self._step("offered")
-            reply = await _receive(self._sock)
+            reply = await receive_frame(self._sock)
             if reply is not None and reply.kind is Kind.ACK and reply.batch == self._batch:
                 await self._step("acknowledged")
                 self._records = reply.more or FIRST_RECORDS
-                await _send(self._sock, Kind.COMMIT, self._batch)
+                await send_frame(self._sock, Kind.COMMIT, self._batch)
                 await self._step("committing")
                 self._engine.commit(self._batch, unpack_verdicts(reply.payload, saved.count))
                 await self._step("committed")
@@ -239,11 +233,11 @@ class Giver:
     async def _ask(self) -> Gave | None:
         """An OFFER of nothing: its ACK tells which records green takes. None: go on."""
         try:
-            await _send(self._sock, Kind.OFFER, self._batch)
-            reply = await _receive(self._sock)
+            await send_frame(self._sock, Kind.OFFER, self._batch)
+            reply = await receive_frame(self._sock)
             if reply is not None and reply.kind is Kind.ACK and reply.batch == self._batch:
                 self._records = reply.more or FIRST_RECORDS
-                await _send(self._sock, Kind.COMMIT, self._batch)
+                await send_frame(self._sock, Kind.COMMIT, self._batch)
                 return None
         except (OSError, ControlError):
             reply = None
@@ -304,7 +298,7 @@ class Taker:
         """Takes batches until blue ends its side. The socket stays the caller's."""
         try:
             while True:
-                frame = await _receive(self._sock)
+                frame = await receive_frame(self._sock)
                 if frame is None or frame.kind is Kind.END:
                     break
                 if frame.kind is not Kind.OFFER:
@@ -318,7 +312,7 @@ class Taker:
             await self._abort(str(error))
         return Took(started=self._started, declined=self._declined, stall_us=tuple(self._stall_us))
 
-    async def _take(self, offer: _Frame, step: Step) -> bool:
+    async def _take(self, offer: Frame, step: Step) -> bool:
         """One batch, from offered to settled. False: blue is dead, nothing more can come.
 
         Raises `ControlError` where the batch is refused; nothing of it is held then.
@@ -328,7 +322,7 @@ class Taker:
         verdicts = await self._hold(batch, offer)
         await step("held")
         try:
-            await _send(
+            await send_frame(
                 self._sock,
                 Kind.ACK,
                 offer.batch,
@@ -337,7 +331,7 @@ class Taker:
                 payload=pack_verdicts(verdicts),
             )
             await step("acknowledged")
-            frame = await _receive(self._sock)
+            frame = await receive_frame(self._sock)
         except OSError:
             frame = None  # blue has closed its end
         except ControlError:
@@ -357,7 +351,7 @@ class Taker:
         self._start(batch, count)
         return False
 
-    async def _hold(self, batch: int, offer: _Frame) -> bytes:
+    async def _hold(self, batch: int, offer: Frame) -> bytes:
         """Has the engine hold the batch; returns its verdicts. Raises `ControlError`."""
         try:
             records = await self._records(offer)
@@ -375,10 +369,10 @@ class Taker:
         self._declined += sum(1 for verdict in verdicts if verdict)
         return verdicts
 
-    async def _records(self, offer: _Frame) -> bytes:
+    async def _records(self, offer: Frame) -> bytes:
         records = offer.payload
         while len(records) < offer.length:
-            frame = await _receive(self._sock)
+            frame = await receive_frame(self._sock)
             if frame is None or frame.kind is not Kind.MORE or frame.batch != offer.batch:
                 raise ControlError("the records are not complete")
             records += frame.payload
@@ -391,28 +385,9 @@ class Taker:
 
     async def _abort(self, reason: str) -> None:
         try:
-            await _send(self._sock, Kind.ABORT, 0, payload=reason.encode()[:PIECE_BYTES])
+            await send_frame(self._sock, Kind.ABORT, 0, payload=reason.encode()[:PIECE_BYTES])
         except OSError:
             pass  # blue is gone: nobody is left to tell
-
-
-def pack_verdicts(verdicts: bytes) -> bytes:
-    """As an ACK carries them: a bit for each record, then a byte for each that is declined."""
-    bits = bytearray((len(verdicts) + 7) // 8)
-    for index, verdict in enumerate(verdicts):
-        if verdict:
-            bits[index // 8] |= 1 << index % 8
-    return bytes(bits) + bytes(verdict for verdict in verdicts if verdict)
-
-
-def unpack_verdicts(payload: bytes, count: int) -> bytes:
-    """A byte for each of `count` records: 0, or why it was declined."""
-    bits = payload.ljust((count + 7) // 8, b"\0")
-    reasons = iter(payload[(count + 7) // 8 :])
-    return bytes(
-        (next(reasons, UNTOLD) or UNTOLD) if bits[index // 8] >> index % 8 & 1 else 0
-        for index in range(count)
-    )
 
 
 def percentiles(stall_us: Sequence[int]) -> tuple[int, int, int]:
@@ -422,62 +397,3 @@ def percentiles(stall_us: Sequence[int]) -> tuple[int, int, int]:
     ordered = sorted(stall_us)
     last = len(ordered) - 1
     return (ordered[last // 2], ordered[last * 99 // 100], ordered[last])
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Frame:
-    kind: Kind
-    more: int  # of an OFFER: its descriptors; of an ACK: the version of records; 0: not said
-    batch: int
-    count: int
-    length: int  # of an OFFER: all its records; else the payload's
-    payload: bytes
-    fds: tuple[int, ...]
-
-
-async def _send(
-    sock: socket.socket,
-    kind: Kind,
-    batch: int,
-    *,
-    more: int = 0,
-    count: int = 0,
-    payload: bytes = b"",
-) -> None:
-    header = HEADER.pack(VERSION, kind, more, batch, count, len(payload))
-    await send_packet(sock, header + payload, ())
-
-
-async def _receive(sock: socket.socket) -> _Frame | None:
-    """The next frame, or None at end-of-file. Raises `ControlError`, with no descriptor kept."""
-    packet = await receive_packet(sock, HEADER.size + PIECE_BYTES)
-    if packet is None:
-        return None
-    try:
-        if packet.truncated:
-            raise ControlError("a datagram was cut: too long, or no room for its descriptors")
-        return _parse(packet.data, packet.fds)
-    except ControlError:
-        packet.close_fds()
-        raise
-
-
-def _parse(data: bytes, fds: tuple[int, ...]) -> _Frame:
-    if len(data) < HEADER.size:
-        raise ControlError(f"a frame of {len(data)} bytes")
-    version, number, more, batch, count, length = HEADER.unpack_from(data)
-    payload = data[HEADER.size :]
-    try:
-        kind = Kind(number)
-    except ValueError:
-        raise ControlError(f"a frame of unknown type {number}") from None
-    if version != VERSION and kind not in (Kind.ABORT, Kind.END):
-        raise ControlError(f"move protocol version {version}, expected {VERSION}")
-    if kind is Kind.OFFER:
-        if len(payload) != min(length, PIECE_BYTES) or length > BATCH_BYTES:
-            raise ControlError(f"an offer of {length} bytes with {len(payload)}")
-    elif length != len(payload) or fds or (kind is Kind.MORE and not payload):
-        raise ControlError(f"{kind.name} with {len(payload)} of {length} bytes, {len(fds)} fds")
-    return _Frame(
-        kind=kind, more=more, batch=batch, count=count, length=length, payload=payload, fds=fds
-    )

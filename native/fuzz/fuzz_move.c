@@ -5,8 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "dp.h"
-#include "dp_record.h"
+#include "dp_core.h"
 #include "fuzz.h"
 
 enum { MOST = 8, FDS = MOST * DP_MOVED_FDS_MAX, ROOM = 1024 * 1024 };
@@ -208,6 +207,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
     }
     (void)dp_engine_turn(engine, 1);
+    dp_pipes_trim(engine, true); /* those that are kept for the next use */
     none_is_left(others, known);
     hold(dp_engine_serve(engine) == DP_OK && next_fd() == first, "no descriptor is left");
     return 0;

@@ -172,7 +172,7 @@ int main(void)
     test_change("one descriptor less", &tunnel, 8, 3, DP_EMALFORMED);
     test_change("no second socket, but bytes for it", &tunnel, 7, 0, DP_EMALFORMED);
     test_change("an unknown bit of a side", &tunnel, 9, 4, DP_EMALFORMED);
-    test_change("reads larger than a buffer", &tunnel, 10, 5, DP_EMALFORMED);
+    test_change("reads larger than a buffer", &tunnel, 10, 16, DP_EMALFORMED);
     test_change("a status of four digits", &response, 84, 4, DP_EMALFORMED);
     test_change("a framing that is none", &response, 89, 4, DP_EMALFORMED);
     test_change("trailers that are none", &response, 90, 3, DP_EMALFORMED);

@@ -454,6 +454,31 @@ def test_an_unknown_version_is_refused_whole(kind: str, proxy: START, upstream: 
     assert green.stats()["connections"] == 0
 
 
+def test_a_record_of_a_kind_that_green_does_not_know_ends_at_blue(
+    kind: str, proxy: START, upstream: SERVE
+) -> None:
+    served = upstream(echoing(kind))
+    blue, green = proxy(served.port), proxy(served.port)
+    with opened(blue, kind) as client:
+        drain(blue)
+        batch = save(blue)
+        later = bytearray(batch.records)
+        later[6] = 9
+        verdicts = hold(green, dataclasses.replace(batch, records=bytes(later)))
+        assert [DECLINED[verdict] for verdict in verdicts] == ["unknown"]
+        blue.call(lambda: blue.engine.commit(1, verdicts))
+        client.send(b"here")
+        assert client.exactly(4) == b"here"
+        assert save(blue, 2).count == 0, "it is not offered again in this drain"
+        blue.call(blue.engine.serve)
+        drain(blue)
+        assert move_all(blue, green, 3) == 1
+        client.finish()
+        assert client.ends()
+    blue.settles()
+    green.settles()
+
+
 def test_a_batch_never_has_more_descriptors_than_it_may(proxy: START, upstream: SERVE) -> None:
     served = upstream(echoing("raw"))
     blue, green = proxy(served.port), proxy(served.port)

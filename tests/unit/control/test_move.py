@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from dataplane.control import move
+from dataplane.control import move, move_frames
 from dataplane.control.channel import receive_packet, send_packet
-from dataplane.control.move import HEADER, VERSION, Gave, Giver, Kind, Taker, Took
+from dataplane.control.move import Gave, Giver, Taker, Took
+from dataplane.control.move_frames import HEADER, VERSION, Kind
 from dataplane.system.sockets import packet_pair
 from tests.support.moving import PipeEngine
 from tests.support.rig import run
@@ -206,10 +207,12 @@ def test_green_that_dies_or_says_no_when_it_is_asked_leaves_all_with_blue(ends: 
     "verdicts", [b"", b"\0", b"\5", b"\0\1\2\0\0\0\0\4\3", bytes(200), b"\2" * 200]
 )
 def test_verdicts_are_what_they_were(verdicts: bytes) -> None:
-    packed = move.pack_verdicts(verdicts)
-    assert move.unpack_verdicts(packed, len(verdicts)) == verdicts
+    packed = move_frames.pack_verdicts(verdicts)
+    assert move_frames.unpack_verdicts(packed, len(verdicts)) == verdicts
     bits = packed[: (len(verdicts) + 7) // 8]
-    assert move.unpack_verdicts(bits, len(verdicts)) == bytes(map(bool, verdicts)), "older code"
+    assert move_frames.unpack_verdicts(bits, len(verdicts)) == bytes(map(bool, verdicts)), (
+        "older code"
+    )
 
 
 def test_connection_that_comes_later_moves_later() -> None:
@@ -378,7 +381,8 @@ def test_green_without_room_for_descriptors_aborts() -> None:
         frame(Kind.COMMIT, 1),
         frame(Kind.ACK, 1),
         frame(Kind.MORE, 1, payload=b"x"),
-        HEADER.pack(VERSION, Kind.OFFER, 0, 1, 1, move.BATCH_BYTES + 1) + b"x" * move.PIECE_BYTES,
+        HEADER.pack(VERSION, Kind.OFFER, 0, 1, 1, move_frames.BATCH_BYTES + 1)
+        + b"x" * move_frames.PIECE_BYTES,
         HEADER.pack(VERSION, Kind.COMMIT, 0, 1, 0, 5),
     ],
 )

@@ -47,6 +47,14 @@ RECORDED: Final[dict[bytes, Message]] = {
     b'{"v":1,"type":"Received","slot":0,"started":5,"declined":0,"stall_us":[30,40,50]}':
         messages.Received(slot=0, started=5, declined=0, stall_us=(30, 40, 50)),
     b'{"v":1,"type":"Drain","deadline_ms":30000}': messages.Drain(deadline_ms=30000),
+    b'{"v":1,"type":"Drained","connections":{"moved_idle":0,"moved_after_request":0,"finished":0,'
+    b'"closed":0,"reset":1,"moved_streaming":5,"moved_tunnel":6,"declined":[["denied",1]]}}':
+        messages.Drained(
+            connections=messages.DrainCounts(
+                moved_idle=0, moved_after_request=0, finished=0, closed=0, reset=1,
+                moved_streaming=5, moved_tunnel=6, declined=(("denied", 1),),
+            )
+        ),
     b'{"v":1,"type":"Drained","connections":{"moved_idle":4,"moved_after_request":3,"finished":2,'
     b'"closed":1,"reset":0}}':
         messages.Drained(
