@@ -1,0 +1,72 @@
+"""One log writer at a time: the former goes when it is asked, and is waited for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dataplane.supervisor.log_turn import NAME, take_turn
+
+# Takes its turn, says so, and goes a line later than it is asked to.
+HOLDER = """
+import signal, sys
+from dataplane.supervisor.log_turn import GO, take_turn
+signal.pthread_sigmask(signal.SIG_BLOCK, {GO})
+take_turn(sys.argv[1])
+print("holds", flush=True)
+signal.sigwait({GO})
+print("asked", flush=True)
+"""
+
+
+def holder(folder: Path) -> subprocess.Popen[str]:
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    return child
+
+
+@pytest.mark.slow
+def test_next_writer_asks_the_former_to_go_and_waits_for_it(tmp_path: Path) -> None:
+    with holder(tmp_path) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "holds\n"
+        with holder(tmp_path) as second:
+            assert second.stdout is not None
+            assert second.stdout.readline() == "holds\n"
+            assert first.stdout.readline() == "asked\n"
+            assert first.wait(10) == 0
+            second.send_signal(signal.SIGUSR2)
+            assert second.stdout.readline() == "asked\n"
+
+
+@pytest.mark.slow
+def test_writer_that_was_killed_holds_nobody_up(tmp_path: Path) -> None:
+    with holder(tmp_path) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "holds\n"
+        first.kill()
+    with holder(tmp_path) as second:
+        assert second.stdout is not None
+        assert second.stdout.readline() == "holds\n"
+        second.kill()
+
+
+def test_disk_that_takes_no_file_stops_no_writer(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("in the way")
+    take_turn(str(tmp_path / "logs"))
+
+
+def test_lock_is_nobody_elses_to_read(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        take_turn(str(tmp_path))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
