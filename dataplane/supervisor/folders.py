@@ -64,6 +64,8 @@ class Claim:
             self._lock(self.run.lock, f"a supervisor already runs on {run_dir}")
             self._lock(state_dir / "state.lock", f"a supervisor already uses {state_dir}")
             self.secret: Final = _secret(state_dir / "sticky.key")
+            # Other run folders where supervisors of this state folder left workers.
+            self.others: Final = _other_runs(state_dir / "runs", run_dir)
             _write(self.run.pid, f"{os.getpid()}\n")
             self._open.callback(_remove, self.run.pid)
             until_done.pop_all()
@@ -139,6 +141,16 @@ def _secret(path: Path) -> bytes:
     except OSError as error:
         raise LaunchError(f"cannot keep {path}: {error.strerror}") from error
     return drawn
+
+
+def _other_runs(path: Path, run_dir: Path) -> tuple[Path, ...]:
+    """Keeps a list of the run folders; of the others those that still have control sockets."""
+    known = path.read_text().splitlines() if path.exists() else []
+    here = run_dir.resolve()
+    folders = sorted({Path(line) for line in known} - {here})
+    others = tuple(one for one in folders if any(RunFolder(path=one).workers.glob("*.sock")))
+    _write(path, "".join(f"{one}\n" for one in (here, *others)))
+    return others
 
 
 def _write(path: Path, text: str) -> None:

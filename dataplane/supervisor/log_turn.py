@@ -10,10 +10,11 @@ loads next to nothing, since the writer does.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
+import select
 import signal
+import socket
 import struct
 
 NAME = "writer.lock"
@@ -23,27 +24,58 @@ _FLOCK = struct.Struct("hhqqi4x")
 GO = signal.SIGUSR2
 
 
-def take_turn(folder: str) -> None:
-    """Waits until no other process writes these logs. On a disk that takes no file, at once."""
+def take_turn(folder: str, channel: socket.socket) -> bool:
+    """Waits until no other process writes these logs. On a disk that takes no file, at once.
+
+    False: another has the turn, and nobody is left at `channel` who wants this one to.
+    """
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         lock = os.open(f"{folder}/{NAME}", flags, 0o600)
-        with contextlib.suppress(ProcessLookupError):
-            _ask_to_go(lock)
-        fcntl.lockf(lock, fcntl.LOCK_EX)  # held until the process ends
+        while not _taken(lock):
+            if _is_cut(channel):
+                os.close(lock)
+                return False
+            _see_off(lock)
     except OSError:
-        return
+        pass
+    return True
 
 
-def _ask_to_go(lock: int) -> None:
+def _is_cut(channel: socket.socket) -> bool:
+    """Whether nobody is at its other end, whatever was said before."""
+    poll = select.poll()
+    poll.register(channel, 0)  # a hang-up is told unasked
+    return bool(poll.poll(0))
+
+
+def _taken(lock: int) -> bool:
+    """It is held until the process ends."""
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # fcntl(2): either is said of a lock that is held
+        return False
+    return True
+
+
+def _see_off(lock: int) -> None:
+    """Asks whoever holds the lock to go, and waits until it has gone."""
     pid = _holder(lock)
     if pid is None:
         return
-    pidfd = os.pidfd_open(pid)
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
     try:
         if _holder(lock) == pid:  # else it has gone, and the number may be a stranger's
             signal.pidfd_send_signal(pidfd, GO)
+            gone = select.poll()
+            gone.register(pidfd, select.POLLIN)
+            gone.poll()
+    except ProcessLookupError:
+        return
     finally:
         os.close(pidfd)
 

@@ -190,5 +190,5 @@ def main() -> None:
         comm.write(NAME)
     channel = socket.socket(fileno=int(sys.argv[2]))
     channel.setblocking(False)
-    take_turn(sys.argv[1])
-    LogWriter(sys.argv[1], channel, bell).run()
+    if take_turn(sys.argv[1], channel):
+        LogWriter(sys.argv[1], channel, bell).run()

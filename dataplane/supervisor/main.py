@@ -277,8 +277,12 @@ class _Supervisor:
     async def _adopt(self) -> None:
         """Before anybody may ask for anything: what runs is ours then, or is known not to be."""
         code_dir = self._options.state_dir / "code"
-        for pid in end_strays(code_dir, {orphan.pid for orphan in self._orphans}):
+        known = {orphan.pid for orphan in self._orphans}
+        elsewhere = self._claim.others
+        for pid in () if elsewhere else end_strays(code_dir, known):
             self._events.tell("worker.stray", pid=pid)
+        for folder in elsewhere:
+            self._events.tell("worker.elsewhere", run_dir=str(folder))
         self._desk.leave_alone(await self._adoption.adopt(self._orphans))
         self._orphans = ()
 

@@ -97,27 +97,31 @@ def end_strays(code_dir: Path, known: Iterable[int]) -> tuple[int, ...]:
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) in known:
             continue
-        pid = int(entry.name)
         with contextlib.suppress(OSError):
-            if not _runs_from(pid, code_dir):
+            if not _runs_from(entry, code_dir):
                 continue
-            pidfd = os.pidfd_open(pid)
+            pidfd = os.pidfd_open(int(entry.name))
             try:
-                if _runs_from(pid, code_dir) and signal_pidfd(pidfd, signal.SIGKILL):
-                    ended.append(pid)
+                if _runs_from(entry, code_dir) and signal_pidfd(pidfd, signal.SIGKILL):
+                    ended.append(int(entry.name))
             finally:
                 os.close(pidfd)
     return tuple(ended)
 
 
-def _runs_from(pid: int, code_dir: Path) -> bool:
+def _runs_from(process: Path, code_dir: Path) -> bool:
     """Whether it is a zygote, or a fork of one, of this user and of a tree in this folder."""
-    folder = Path(f"/proc/{pid}")
-    words = (folder / "cmdline").read_bytes()
-    if WORKER_MODULE not in words or (folder / "status").stat().st_uid not in (0, os.geteuid()):
+    words = (process / "cmdline").read_bytes()
+    if WORKER_MODULE not in words or _uid(process) != os.geteuid():
         return False
     trees = os.fsencode(code_dir) + b"/"
     return any(word.startswith(trees) for word in words.split(b"\0"))
+
+
+def _uid(process: Path) -> int:
+    """The effective one: a worker's files in /proc are root's, whoever it runs as."""
+    lines = (process / "status").read_text().splitlines()
+    return int(next(line.split()[2] for line in lines if line.startswith("Uid:")))
 
 
 def is_worker(orphan: Orphan) -> bool:

@@ -200,6 +200,12 @@ def set_name(name: str) -> None:
     prctl(_PR_SET_NAME, given.buffer_info()[0])
 
 
+def worker_name(app: str, generation: str, slot: str) -> str:
+    """What ps calls a worker. The app's name is cut where it does not fit, numbers never are."""
+    tail = f"/{generation}.{slot}"
+    return f"dp:{app[: max(0, _NAME_BYTES - len('dp:') - len(tail))]}{tail}"
+
+
 async def _read_to_end(pipe: IO[bytes]) -> bytes:
     fd = pipe.fileno()
     os.set_blocking(fd, False)

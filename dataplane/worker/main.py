@@ -29,7 +29,7 @@ from dataplane.system.fds import close_fds
 from dataplane.system.memfd import read_sealed
 from dataplane.system.memory import give_back_empty_pages
 from dataplane.system.once import look_into
-from dataplane.system.process import set_name
+from dataplane.system.process import set_name, worker_name
 from dataplane.system.sandbox import Layer, Sandbox
 from dataplane.worker.birth import Birth
 from dataplane.worker.faults import Faults
@@ -43,8 +43,6 @@ CONTROL_BACKLOG = 8
 ENDED = 0
 FAILED = 1
 
-_NAME_BYTES = 15
-
 
 def live(
     birth: Birth, sandbox: Sandbox, layers: tuple[Layer, ...], common: CommonMemory | None
@@ -53,7 +51,8 @@ def live(
 
     What is made here is not closed: the process ends with it, and the kernel clears it away.
     """
-    set_name(process_name(birth.fork.app, birth.fork.generation, birth.fork.slot))
+    fork = birth.fork
+    set_name(worker_name(fork.app, str(fork.generation), str(fork.slot)))
     return Life(birth, sandbox, layers, common).run()
 
 
@@ -131,12 +130,6 @@ class Life:
         faults.after_ready()
         worker = Worker(birth, seal, engine, faults, give_back, self._loop, self._fail)
         worker.start(self._sock, self._control)
-
-
-def process_name(app: str, generation: int, slot: int) -> str:
-    """What ps shows. The app's name is cut where it does not fit, generation and slot never."""
-    tail = f"/{generation}.{slot}"
-    return f"dp:{app[: max(0, _NAME_BYTES - len('dp:') - len(tail))]}{tail}"
 
 
 def _giving_back(common: CommonMemory | None) -> Callable[[], None]:

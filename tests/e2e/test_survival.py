@@ -7,6 +7,7 @@ import functools
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -198,6 +199,25 @@ def test_ten_supervisors_in_a_row_are_killed(watched: Watched) -> None:
     watched.claim_nobody_noticed()
 
 
+def test_supervisors_that_are_killed_while_they_adopt(watched: Watched) -> None:
+    plane = watched.plane
+    pids = plane.living()
+    plane.kill()
+    for told in ("supervisor.started", "worker.adopted", "app.adopted", "log.writer_started"):
+        before = plane.log().count(told)
+        with (plane.folder / "supervisor.err").open("a") as log:
+            starting = subprocess.Popen(plane.command("up"), stdout=subprocess.DEVNULL, stderr=log)
+        eventually(functools.partial(is_told, plane, told, before + 1))
+        starting.kill()
+        starting.wait()
+        watched.go_on()
+    watched.next_supervisor()
+    assert plane.living() == pids
+    watched.claim_one_generation(1)
+    assert plane.swap(force=True)["outcome"] == "swapped"
+    watched.claim_nobody_noticed()
+
+
 # --- in the middle of a swap ------------------------------------------------------------------
 
 # What the supervisor has just told of the swap when it is killed.
@@ -288,6 +308,10 @@ def frozen_green(plane: Dataplane) -> Iterator[list[socket.socket]]:
             assert ask(control, Ask(), Identity).state == "ready"
             controls.append(control)
         yield controls
+
+
+def is_told(plane: Dataplane, event: str, times: int) -> bool:
+    return plane.log().count(event) >= times
 
 
 def connected(control: socket.socket, path: Path) -> bool:

@@ -33,10 +33,11 @@ listener = socket.socket(fileno=int(sys.argv[1]))
 listener.setblocking(True)
 if sys.argv[3]:
     os.setuid(int(sys.argv[3]))
+kept = []
 listener.listen()
 print("listens", flush=True)
-while True:
-    sock, _ = listener.accept()
+
+def answer(sock):
     sock.recv(65536)
     if sys.argv[2] == "nonsense":
         sock.send(b"hello")
@@ -48,6 +49,13 @@ while True:
     elif sys.argv[2] == "lies":
         sock.send(encode_message(Identity(pid=1, app="billing", generation=4, slot=0,
                   image="sha256:" + "0" * 64, state="serving", listeners=("web",))))
+while True:
+    sock, _ = listener.accept()
+    kept.append(sock)
+    try:
+        answer(sock)
+    except OSError:
+        pass
 """
 
 
@@ -300,3 +308,20 @@ def test_worker_whose_control_socket_was_removed_is_ended(plane: Dataplane) -> N
     assert plane.event("worker.stray")["pid"] == worker
     wait_gone(worker)
     assert served(plane) == b"blue"
+
+
+def test_workers_in_another_run_folder_are_left_to_it(plane: Dataplane) -> None:
+    """Whoever names another run folder has not lost the workers in the first."""
+    killed_at_rest(plane, app_config())
+    pids = plane.living()
+    first = plane.run_dir
+    plane.run_dir = plane.folder / "other"
+    plane.configure(app_config(app="shop", mark="shop"))
+    plane.start("up", "--app", "shop")
+    assert plane.event("worker.elsewhere")["run_dir"] == str(first)
+    assert plane.living() == pids
+    plane.signal(signal.SIGTERM)
+    assert plane.wait_end() == 0
+    plane.run_dir = first
+    plane.start("up")
+    assert plane.living() == pids

@@ -11,6 +11,7 @@ import pytest
 
 from dataplane.control.shared import SHARED_BYTES, SharedPage
 from dataplane.engine.engine import Engine
+from dataplane.model.errors import ControlError
 from tests.support.upstreams import app_of, health
 
 
@@ -68,3 +69,21 @@ def test_an_engine_goes_on_without_a_layout_that_it_does_not_know(
         with engine(mapped, 1) as made:
             assert not made.shares
             assert made.upstreams_down() == ()
+
+
+def test_file_that_a_worker_lent_is_gone_on_with(page: SharedPage) -> None:
+    with mmap.mmap(page.fd, SHARED_BYTES) as mapped, engine(mapped, 1):
+        lent = SharedPage("", b"", lent=os.dup(page.fd))
+        assert lent.seated() == (os.getpid(),)
+        lent.mark_dead(os.getpid())
+        assert page.seated() == ()
+        lent.close()
+
+
+@pytest.mark.parametrize("place", [0, 4, 8, 36, 40, 44])
+def test_lent_file_of_another_layout_is_refused_and_left_open(page: SharedPage, place: int) -> None:
+    with mmap.mmap(page.fd, SHARED_BYTES) as mapped:
+        mapped[place] ^= 1
+    with pytest.raises(ControlError, match="another layout"):
+        SharedPage("", b"", lent=page.fd)
+    os.fstat(page.fd)

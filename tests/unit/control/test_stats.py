@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from collections.abc import Iterator
 
@@ -18,6 +19,8 @@ from dataplane.control.stats import (
     StatsPage,
     offset_of,
 )
+from dataplane.model.errors import ControlError
+from dataplane.system.memfd import sealed_memfd, shared_memfd
 
 
 @pytest.fixture
@@ -64,3 +67,18 @@ def test_readings_add_up_and_the_dead_keep_their_counters_alone() -> None:
     assert both.answers_total == (0, 2, 4, 6, 8, 10)
     assert Stats(log_dropped_total=1, log_pending=2).without_gauges() == Stats(log_dropped_total=3)
     assert both.without_gauges() == Stats(connections_total=20, answers_total=(0, 2, 4, 6, 8, 10))
+
+
+def test_page_that_a_worker_lent_is_read_on(page: StatsPage) -> None:
+    write(page)
+    lent = StatsPage("", lent=os.dup(page.fd))
+    assert lent.read() == page.read()
+    os.close(lent.fd)
+    lent.close()
+
+
+def test_lent_descriptor_that_is_no_page_is_refused_and_left_open() -> None:
+    for fd in (shared_memfd("small", PAGE_BYTES - 1), sealed_memfd("spec", b"x" * PAGE_BYTES)):
+        with pytest.raises(ControlError):
+            StatsPage("", lent=fd)
+        os.close(fd)

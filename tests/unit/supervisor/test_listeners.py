@@ -13,7 +13,7 @@ import pytest
 from dataplane.model.errors import LaunchError
 from dataplane.model.names import AppName
 from dataplane.model.spec import AppSpec, ListenerSpec
-from dataplane.supervisor.listeners import Lent, Listeners
+from dataplane.supervisor.listeners import Lent, Listeners, check_adopted
 from tests.support.specs import app_spec
 
 BILLING, SHOP = AppName("billing"), AppName("shop")
@@ -172,3 +172,78 @@ def test_what_is_given_back_after_the_end_holds_nothing_and_breaks_nothing(
     after = listeners.acquire(BILLING, spec("127.0.0.1:0"))
     listeners.release(late)  # and nothing of what came after it
     assert is_open(after)
+
+
+# --- adopting ---------------------------------------------------------------------------------
+
+
+def left_behind(lent: Lent) -> list[socket.socket]:
+    """The sockets as workers have them when their supervisor is dead."""
+    return [sock.dup() for _, sock in lent.sockets]
+
+
+def test_adopted_sockets_are_lent_as_before_and_none_is_bound_anew(listeners: Listeners) -> None:
+    former = Listeners()
+    lent = former.acquire(BILLING, spec("127.0.0.1:0", workers=3))
+    lent.start()
+    kept, bound = left_behind(lent), address(lent)
+    former.close()
+    (listener,) = spec(bound, workers=3).listeners
+    listeners.adopt(BILLING, listener, kept)
+    again = listeners.acquire(BILLING, spec(bound, workers=3))
+    assert [sock for _, sock in again.sockets] == kept
+    assert address(again) == bound
+    with pytest.raises(LaunchError, match="it is held already"):
+        listeners.adopt(BILLING, listener, kept)
+    assert connects(bound)
+
+
+def test_socket_that_went_with_its_worker_is_made_anew_in_its_place(listeners: Listeners) -> None:
+    former = Listeners()
+    lent = former.acquire(BILLING, spec("127.0.0.1:0", workers=3))
+    lent.start()
+    first, second, third = left_behind(lent)
+    former.close()
+    first.close()
+    (listener,) = spec("127.0.0.1:0", workers=3).listeners
+    listeners.adopt(BILLING, listener, [None, second, third])
+    again = listeners.acquire(BILLING, spec("127.0.0.1:0", workers=3))
+    made = [sock for _, sock in again.sockets]
+    assert made[1:] == [second, third]
+    assert made[0].getsockname() == second.getsockname()
+    again.start()
+    assert [again.to_slot(slot, 3)[0][1] for slot in range(3)] == [s.fileno() for s in made]
+
+
+def test_what_was_adopted_and_is_not_used_is_closed(listeners: Listeners) -> None:
+    former = Listeners()
+    lent = former.acquire(BILLING, spec("127.0.0.1:0"))
+    kept, bound = left_behind(lent), address(lent)
+    former.close()
+    (listener,) = spec(bound).listeners
+    listeners.adopt(BILLING, listener, kept)
+    listeners.forget(BILLING)
+    assert kept[0].fileno() == -1
+    assert not connects(bound)
+
+
+def test_socket_that_is_not_its_listeners_is_refused() -> None:
+    def refused(sock: socket.socket, bind: str, why: str, *, dual_stack: bool = False) -> None:
+        (listener,) = spec(bind).listeners
+        with pytest.raises(LaunchError, match=why):
+            check_adopted(dataclasses.replace(listener, dual_stack=dual_stack), sock)
+
+    with socket.create_server(("127.0.0.1", 0)) as sock, socket.socket() as silent:
+        port = sock.getsockname()[1]
+        check_adopted(spec("127.0.0.1:0").listeners[0], sock)
+        check_adopted(spec(f"127.0.0.1:{port}").listeners[0], sock)
+        refused(sock, f"127.0.0.2:{port}", f"is bound to 127.0.0.1:{port}")
+        refused(sock, f"127.0.0.1:{port ^ 1}", "is bound to")
+        refused(sock, "unix:/tmp/x", "is bound to")
+        silent.bind(("127.0.0.1", 0))
+        refused(silent, "127.0.0.1:0", "does not listen")
+    with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+        refused(datagrams, "127.0.0.1:0", "no stream socket")
+    with socket.create_server(("::", 0), family=socket.AF_INET6) as six:
+        check_adopted(spec("[::]:0").listeners[0], six)
+        refused(six, "[::]:0", "takes other addresses", dual_stack=True)

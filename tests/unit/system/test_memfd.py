@@ -8,7 +8,13 @@ import os
 import pytest
 
 from dataplane.model.errors import ControlError
-from dataplane.system.memfd import read_sealed, sealed_memfd, shared_memfd
+from dataplane.system.memfd import (
+    new_memfd,
+    read_sealed,
+    sealed_memfd,
+    shared_memfd,
+    shared_size,
+)
 
 
 def test_sealed_file_is_read_back_whole() -> None:
@@ -61,3 +67,16 @@ def test_what_is_no_memory_file_is_refused() -> None:
         read_sealed(reader)
     os.close(reader)
     os.close(writer)
+
+
+def test_shared_file_is_known_by_its_seals() -> None:
+    fds = [shared_memfd("shared", 8192), new_memfd("open"), sealed_memfd("spec", b"x")]
+    with open("/etc/passwd", "rb") as file:
+        fds.append(os.dup(file.fileno()))
+    good, *others = fds
+    assert shared_size(good) == 8192
+    for fd in others:
+        with pytest.raises(ControlError, match=r"memory file"):
+            shared_size(fd)
+    for fd in fds:
+        os.close(fd)

@@ -11,9 +11,10 @@ import pytest
 from dataplane.control.messages import Fork, decode_message, encode_message
 from dataplane.model.errors import ControlError
 from dataplane.model.spec import MatchSpec
+from dataplane.system.process import worker_name
 from dataplane.worker.birth import birth
 from dataplane.worker.faults import BLUE_STEPS, Faults
-from dataplane.worker.main import descriptors_needed, process_name
+from dataplane.worker.main import descriptors_needed
 from dataplane.worker.probe import request_for
 from tests.support.specs import app_spec, route_answering, route_to, upstream
 
@@ -66,7 +67,7 @@ def test_descriptors_that_do_not_fit_are_refused(count: int) -> None:
     ],
 )
 def test_name_keeps_generation_and_slot(app: str, generation: int, slot: int, name: str) -> None:
-    told = process_name(app, generation, slot)
+    told = worker_name(app, str(generation), str(slot))
     assert told.startswith(name[:4])
     assert told.endswith(f"/{generation}.{slot}")
     assert len(told) <= 15
