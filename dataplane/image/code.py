@@ -29,7 +29,7 @@ from dataplane.model.names import Digest
 
 # What of our own package a worker needs: a change of the supervisor is no new version of an app.
 _FOLDERS: Final = ("engine", "model", "system", "worker")
-_CONTROL: Final = ("__init__.py", "channel.py", "messages.py", "move.py")
+_CONTROL: Final = ("__init__.py", "channel.py", "messages.py", "move.py", "move_frames.py")
 _BUILD_TIME: Final = frozenset({"_build.py"})
 _NATIVE: Final = "_native"
 _THIRD_PARTY: Final = ("uvloop", "_cffi_backend")

@@ -16,7 +16,7 @@ from tests.support.client import Client
 from tests.support.engine import Proxy, app, route
 from tests.support.flood import Listener, Speaker
 from tests.support.hand_over import Ring, drain, hold, move_all, save, settle
-from tests.support.upstream import Peer, Upstream, echo
+from tests.support.upstream import Peer, Upstream
 
 START = Callable[..., Proxy]
 SERVE = Callable[..., Upstream]
@@ -175,11 +175,13 @@ def test_a_large_download_goes_round_and_its_connections_serve_on(
             for part in pieces(size, 10):
                 assert ring.hop() == 1
                 assert client.exactly(len(part)) == part
+        # It is idle where the upstream's last byte came in, which may be before the last hop.
+        while not any(side.stats()["upstream_idle"] for side in ring.sides):
+            ring.serving.turn()
+        before, is_here = served.accepted, ring.serving.stats()["upstream_idle"]
         client.send(GET)
         assert client.answer().body == data
-    assert served.accepted <= 3, "each may have begun where no idle one was"
-    idle = [side.stats()["upstream_idle"] for side in ring.sides]
-    assert sum(idle) == served.accepted, "what served a moved response waits in a pool"
+        assert served.accepted == before + (0 if is_here else 1)
     for side in ring.sides:
         side.settles()
 
@@ -188,15 +190,16 @@ def test_events_keep_coming_while_the_stream_moves(proxy: START, upstream: SERVE
     ask: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def script(peer: Peer) -> None:
-        peer.request()
-        peer.send(
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
-            b"transfer-encoding: chunked\r\n\r\n"
-        )
-        while event := ask.get():
-            peer.send(b"%x\r\n" % len(event) + event + b"\r\n")
-        peer.send(b"0\r\n\r\n")
-        echo(peer)
+        for _ in range(2):  # the second is the green one's, over the connection that it was given
+            peer.request()
+            peer.send(
+                b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+                b"transfer-encoding: chunked\r\n\r\n"
+            )
+            while event := ask.get():
+                peer.send(b"%x\r\n" % len(event) + event + b"\r\n")
+            peer.send(b"0\r\n\r\n")
+        peer.rest()
 
     served = upstream(script)
     ring = Ring([proxy(served.port) for _ in range(2)])
@@ -214,8 +217,8 @@ def test_events_keep_coming_while_the_stream_moves(proxy: START, upstream: SERVE
             assert client.exactly(len(event) + 2) == event + b"\r\n"
         ask.put(b"")
         assert client.until(b"\r\n\r\n") == b"0\r\n\r\n"
+        ask.put(b"")
         assert client.get().status == 200
-    assert served.accepted == 1
     for side in ring.sides:
         side.settles()
 

@@ -33,6 +33,7 @@ def test_the_layer_has_what_a_worker_needs_and_nothing_else(package_root: Path) 
     assert ours == [
         "__init__.py",
         "control/__init__.py", "control/channel.py", "control/messages.py", "control/move.py",
+        "control/move_frames.py",
         "engine/__init__.py", "engine/_native.abi3.so", "engine/engine.py",
         "model/__init__.py", "model/spec.py",
         "system/__init__.py",

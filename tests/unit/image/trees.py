@@ -15,6 +15,7 @@ SOURCES: Final = {
     "control/channel.py": "channel\n",
     "control/messages.py": "messages\n",
     "control/move.py": "move\n",
+    "control/move_frames.py": "frames\n",
     "control/http.py": "not a worker's\n",
     "engine/__init__.py": "",
     "engine/_build.py": "at build time only\n",
