@@ -116,6 +116,13 @@ def _closed(wire: Wire | None) -> None:
         wire.sock.close()
 
 
+def _send(pids: list[int], number: signal.Signals) -> None:
+    """To each that is still there: some of them are on their way out."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Belongings:
     """What a supervisor and all below it have. Compared before and after."""
@@ -168,6 +175,8 @@ class Nemesis:
             ]
         self._start_supervisor()
         self._settle()
+        for app in APPS:  # so that there is something to go back to
+            assert self._try_swap(app).status == 200
 
     def run(self, seconds: float, least: int) -> None:
         """Breaks things for so long, each at least so often. Claims as it goes."""
@@ -228,29 +237,27 @@ class Nemesis:
         app, pid = self._a_worker()
         self._deaths.append(Death(app=app, at=time.monotonic()))
         os.kill(pid, signal.SIGSTOP)  # its supervisor finds that it hangs, and kills it
-        eventually(lambda: pid not in self._worker_pids(app))
+        self._until(lambda: pid not in self._worker_pids(app))
         self._deaths.append(Death(app=app, at=time.monotonic()))
         self._settle()
 
     def _kill_zygote(self) -> None:
-        for pid in self._plane.zygote_pids():
-            os.kill(pid, signal.SIGKILL)
+        killed = self._plane.zygote_pids()
+        _send(killed, signal.SIGKILL)
+        self._until(lambda: set(self._plane.zygote_pids()) - set(killed))
         self._settle()
 
     def _kill_log_writer(self) -> None:
-        for pid in self._named("dp:log"):
-            os.kill(pid, signal.SIGKILL)
+        _send(self._named("dp:log"), signal.SIGKILL)
         self._settle()
 
     def _stand_still(self, name: str) -> None:
         pids = self._named(name)
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+        _send(pids, signal.SIGSTOP)
         try:
             threading.Event().wait(STOP_SECONDS)
         finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+            _send(pids, signal.SIGCONT)
         self._settle()
 
     def _stop_supervisor(self) -> None:
@@ -360,11 +367,14 @@ class Nemesis:
 
     def _settle(self) -> None:
         """Until every app serves by one generation, with all its workers."""
+        self._until(lambda: all(self._is_whole(app) for app in APPS))
+
+    def _until(self, holds: Callable[[], object]) -> None:
         try:
-            eventually(lambda: all(self._is_whole(app) for app in APPS))
+            eventually(holds)
         except AssertionError as error:
-            told = {app: self._plane.report(app) for app in APPS if not self._is_whole(app)}
-            raise AssertionError(f"not whole: {told}\n{self._plane.tail()}") from error
+            told = [self._plane.report(app) for app in APPS]
+            raise AssertionError(f"{error}: {told}\n{self._plane.tail()}") from error
 
     def _is_whole(self, app: str) -> bool:
         told = self._plane.report(app)
