@@ -251,13 +251,13 @@ static enum dp_outcome outcome_of(uint8_t verdict)
 }
 
 /* What is between requests is closed: it can do nothing here. What flows goes on to its end, unless
- * green's rules forbid it: a source that may not come any more, a tunnel whose listener or endpoint
- * is gone. Those are cut, so that neither side takes what it got for all there was. */
+ * green's rules forbid it: a source that may not come any more, a tunnel whose listener is gone.
+ * Those are cut, so that neither side takes what it got for all there was. An endpoint that is gone
+ * forbids nothing: names change their addresses by themselves, and the drain's deadline holds. */
 static void decline(dp_engine *engine, dp_conn *conn, uint8_t verdict)
 {
     bool is_ruled_out = verdict == DP_DECLINED_DENIED ||
-                        (conn->protocol == DP_TCP &&
-                         (verdict == DP_DECLINED_LISTENER || verdict == DP_DECLINED_UPSTREAM));
+                        (conn->protocol == DP_TCP && verdict == DP_DECLINED_LISTENER);
     engine->drained.declined[verdict < DP_DECLINED_COUNT ? verdict : DP_DECLINED_OTHER]++;
     if (!is_flow(conn)) {
         close_counted(engine, conn);

@@ -164,16 +164,23 @@ def test_all_that_flows_lives_through_twenty_swaps(plane: Dataplane, workers: in
     assert drains[len(drains) // 2] < 1_000, drains
 
 
-def test_a_tunnel_whose_upstream_is_gone_is_cut_and_the_ledger_says_why(plane: Dataplane) -> None:
+def test_a_tunnel_whose_upstream_is_gone_flows_on_at_blue_and_the_ledger_says_why(
+    plane: Dataplane,
+) -> None:
     origin = Origin()
     with running(plane, origin):
         with Client(plane.address(listener="raw")[1]) as tunnel:
             tunnel.send(b"x")
             origin.floods.get(timeout=10)[0].digest()
             with Upstream() as other:
-                ledger = plane.swap(plane.build(config("other", other.port, other.port)))
-                with contextlib.suppress(ConnectionResetError):
-                    tunnel.rest()
+                image = plane.build(config("other", other.port, other.port))
+                swap = plane.later(plane.swap, image)
+                plane.event("rollout.switched", image=image)
+                assert len(tunnel.exactly(2 * len(BLOCK))) == 2 * len(BLOCK)
+                origin.over.set()
+                tunnel.finish()
+                tunnel.rest()
+                ledger = swap.result()
         assert ledger["declined"] == {"upstream_gone": 1}
-        assert ledger["connections"]["reset"] == 1
-        assert ledger["connections"]["moved_tunnel"] == 0
+        assert ledger["connections"]["finished"] == 1
+        assert ledger["connections"]["reset"] == 0

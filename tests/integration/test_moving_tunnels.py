@@ -361,7 +361,7 @@ def lacking(reason: str, port: int, other: int) -> AppSpec:
     return dataclasses.replace(spec, listeners=renamed)
 
 
-@pytest.mark.parametrize("reason", ["upstream_gone", "denied", "listener_gone"])
+@pytest.mark.parametrize("reason", ["denied", "listener_gone"])
 def test_a_tunnel_that_greens_rules_forbid_is_cut_at_both_ends_and_told(
     reason: str, kind: str, proxy: START, upstream: SERVE, dead: Callable[[], int]
 ) -> None:
@@ -390,6 +390,30 @@ def test_a_tunnel_that_greens_rules_forbid_is_cut_at_both_ends_and_told(
     tally = blue.call(blue.engine.tally)
     assert (tally.reset, tally.closed, tally.moved_tunnel) == (1, 0, 0)
     assert tally.declined == ((reason, 1),)
+
+
+def test_a_tunnel_whose_endpoint_is_gone_ends_at_blue_in_its_own_time(
+    kind: str, proxy: START, upstream: SERVE, dead: Callable[[], int]
+) -> None:
+    served = upstream(echoing(kind))
+    blue = proxy(served.port)
+    spec = lacking("upstream_gone", served.port, dead())
+    engine = Engine(spec, stats=None, seed=(0, 0), tick_ms=1000)
+    with engine, opened(blue, kind) as client:
+        drain(blue)
+        batch = save(blue)
+        verdicts = engine.hold(1, batch.records, batch.count, batch.fds)
+        assert [DECLINED[verdict] for verdict in verdicts] == ["upstream_gone"]
+        blue.call(lambda: blue.engine.commit(1, verdicts))
+        client.send(b"here")
+        assert client.exactly(4) == b"here"
+        assert save(blue, 2).count == 0, "it is not offered again in this drain"
+        client.finish()
+        assert client.ends()
+    blue.settles()
+    tally = blue.call(blue.engine.tally)
+    assert (tally.reset, tally.closed, tally.finished, tally.moved_tunnel) == (0, 0, 1, 0)
+    assert tally.declined == (("upstream_gone", 1),)
 
 
 def test_an_upstream_that_was_renamed_keeps_its_tunnels(
