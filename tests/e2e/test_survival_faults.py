@@ -144,7 +144,8 @@ def test_adopted_worker_that_dies_is_replaced_as_any_other(plane: Dataplane) -> 
     for _ in range(20):
         assert served(plane) == b"blue"
     told = plane.cli("history", "--app", APP, "--json").fact()["history"]
-    assert [one["outcome"] for one in told] == ["first start", "adopted", "restarted"]
+    outcomes = [one["outcome"] for one in told]
+    assert outcomes == ["first start", "adopted", "restarted"], (told, plane.tail())
 
 
 def test_worker_that_hangs_is_killed_and_replaced(plane: Dataplane) -> None:
