@@ -166,8 +166,7 @@ class Lives:
 
     def _hear(self, slot: WorkerSlot, heard: Heard) -> None:
         if heard is None:
-            line = slot.line
-            asyncio.get_running_loop().call_later(SILENCE_SECONDS, self._silent, slot, line)
+            asyncio.get_running_loop().call_later(SILENCE_SECONDS, self._silent, slot, slot.pid)
             return
         if isinstance(heard, ControlError):
             self._broke_protocol(slot, str(heard))
@@ -227,9 +226,9 @@ class Lives:
         slot.error = f"broke the protocol: {error}"
         self.happen(slot, Event.TOLD_FAILED)
 
-    def _silent(self, slot: WorkerSlot, line: Line | None) -> None:
-        # Not by its pidfd, whose number may be the next process's by now.
-        if line is not None and slot.line is line:
+    def _silent(self, slot: WorkerSlot, pid: int | None) -> None:
+        # By its pid: the next process in this slot may have a pidfd of the same number.
+        if pid is not None and slot.pid == pid:
             slot.error = "closed its channel and went on"
             self.happen(slot, Event.TOLD_FAILED)
 

@@ -19,8 +19,8 @@ import pytest
 from dataplane.system.sockets import bind_packet_socket
 from tests.e2e.test_secrets import FIRST, told_upstream, with_secret
 from tests.support.dataplane import APP, ROOT, Dataplane, Json, app_config, eventually, wait_gone
-from tests.support.origin import Origin, answering
-from tests.support.wire import Wire
+from tests.support.origin import Origin, answering, holding
+from tests.support.wire import Wire, request
 
 NOBODY: Final = "65534"
 
@@ -144,7 +144,8 @@ def test_adopted_worker_that_dies_is_replaced_as_any_other(plane: Dataplane) -> 
     for _ in range(20):
         assert served(plane) == b"blue"
     told = plane.cli("history", "--app", APP, "--json").fact()["history"]
-    assert [one["outcome"] for one in told] == ["first start", "adopted", "restarted"]
+    outcomes = [one["outcome"] for one in told]
+    assert outcomes == ["first start", "adopted", "restarted"], (told, plane.tail())
 
 
 def test_worker_that_hangs_is_killed_and_replaced(plane: Dataplane) -> None:
@@ -325,3 +326,22 @@ def test_workers_in_another_run_folder_are_left_to_it(plane: Dataplane) -> None:
     plane.run_dir = first
     plane.start("up")
     assert plane.living() == pids
+
+
+def test_app_that_was_about_to_end_with_its_supervisor_is_called_back(plane: Dataplane) -> None:
+    with Origin(holding(b"slow")) as origin:
+        plane.configure(app_config(origin.port))
+        plane.start()
+        pids = plane.living()
+        with Wire.connect(plane.address()) as busy:
+            busy.send(request("/held"))
+            origin.wait_asked(1)
+            plane.signal(signal.SIGTERM)
+            eventually(lambda: plane.report()["generations"][0]["state"] == "draining")
+            plane.kill()
+            plane.start("up")
+            eventually(lambda: plane.report()["state"] == "serving")
+            assert plane.living() == pids
+            origin.released.set()
+            assert busy.answer().status == 200
+            assert busy.get().status == 200
