@@ -165,8 +165,8 @@ static bool save_flow(dp_engine *engine, saving *to, dp_conn *conn)
     if (dp_record_fds(&record) > to->fd_room - to->fd_count ||
         dp_record_size(&record) > to->capacity - to->used)
         return to->count == 0;
+    dp_flow_freeze(engine, conn); /* out of the ready queue first: a list has its links, too */
     put(to, &record, fds, conn);
-    dp_flow_freeze(engine, conn);
     return true;
 }
 

@@ -171,15 +171,16 @@ def test_a_tunnel_whose_upstream_is_gone_flows_on_at_blue_and_the_ledger_says_wh
     with running(plane, origin):
         with Client(plane.address(listener="raw")[1]) as tunnel:
             tunnel.send(b"x")
-            origin.floods.get(timeout=10)[0].digest()
+            speaker, _ = origin.floods.get(timeout=10)
             with Upstream() as other:
                 image = plane.build(config("other", other.port, other.port))
                 swap = plane.later(plane.swap, image)
                 plane.event("rollout.switched", image=image)
                 assert len(tunnel.exactly(2 * len(BLOCK))) == 2 * len(BLOCK)
-                origin.over.set()
+                spoken = plane.later(speaker.digest)
                 tunnel.finish()
                 tunnel.rest()
+                spoken.result()
                 ledger = swap.result()
         assert ledger["declined"] == {"upstream_gone": 1}
         assert ledger["connections"]["finished"] == 1
