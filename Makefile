@@ -20,7 +20,7 @@ PY_FORMATTED := $(wildcard dataplane tests benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test quick fmt lint san san-e2e san-tree fuzz bench check clean native build
+.PHONY: help setup run test quick fmt lint san san-e2e san-tree fuzz nemesis bench check clean native build
 
 help:
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,10 @@ san-tree: setup
 fuzz: setup ## run each fuzz target for FUZZ_SECONDS (60), and the properties on new examples
 	@$(MAKE) --no-print-directory -C native fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
 	@$(BIN)/pytest -q --hypothesis-profile=search tests/property tests/unit/image/test_config_fuzz.py
+
+NEMESIS_SECONDS ?= 60
+nemesis: setup ## break things at random under checked load for NEMESIS_SECONDS (60); NEMESIS_SEED=N repeats one
+	@NEMESIS_SECONDS=$(NEMESIS_SECONDS) NEMESIS_SEED=$(NEMESIS_SEED) $(BIN)/pytest -q -s tests/e2e/test_nemesis.py
 
 BENCH ?=
 bench: setup ## measure beside the peers, swaps under load, a hundred apps; BENCH=--quick for a short run

@@ -14,7 +14,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from dataplane.control.channel import Heard, Line
 from dataplane.control.messages import Exited, Fork, Forked, ForkFailed, Stale, ZygoteHello
@@ -188,13 +188,13 @@ class Zygotes:
 
     async def _watch(self, zygote: Zygote) -> None:
         """Until it has ended: by our word, by itself, or because it never got ready."""
-        try:
-            async with asyncio.timeout(HELLO_SECONDS):
-                await asyncio.wait({zygote.hello})
-        except TimeoutError:
+        ended = self._tasks.create_task(zygote.child.wait())
+        either: set[asyncio.Future[Any]] = {zygote.hello, ended}
+        await asyncio.wait(either, timeout=HELLO_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if not zygote.hello.done() and not ended.done():
             self._events.tell("zygote.late", pid=zygote.child.pid, seconds=HELLO_SECONDS)
             zygote.child.signal(signal.SIGKILL)
-        status = await zygote.child.wait()
+        status = await ended
         zygote.child.close()
         zygote.gone.set()
         if self._zygotes.get(zygote.tree) is zygote or zygote in self._stale:

@@ -271,20 +271,6 @@ def test_stale_socket_that_nobody_made_for_us_is_replaced(plane: Dataplane) -> N
     claim_serves(plane)
 
 
-def test_run_without_a_word_while_workers_are_without_supervisor(plane: Dataplane) -> None:
-    """They serve on; a new supervisor says what to do instead of starting a second time."""
-    plane.configure(app_config())
-    plane.start()
-    address = plane.address()
-    plane.signal(signal.SIGKILL)
-    plane.wait_end()
-    told = plane.cli("run", "--app", APP, code=1)
-    assert "dataplane down" in told.err
-    with Wire.connect(address) as client:
-        assert client.get().body == b"blue"
-    plane.cli("down")
-
-
 # --- disk -------------------------------------------------------------------------------------
 
 

@@ -28,7 +28,9 @@ SEAL_KEYS: Final = {"seccomp", "landlock", "uid", "cgroup", "egress"}
 WORKER_KEYS: Final = {
     "slot", "pid", "state", "connections", "requests", "cpu_seconds", "memory_bytes", "restarts",
 }  # fmt: skip
-LEDGER_KEYS: Final = {"app", "outcome", "from", "to", "ms", "connections", "stall_ms", "error"}
+LEDGER_KEYS: Final = {
+    "app", "outcome", "from", "to", "ms", "connections", "declined", "stall_ms", "error",
+}  # fmt: skip
 MS_KEYS: Final = {"build", "spawn", "ready", "switch", "drain", "total"}
 CONNECTION_KEYS: Final = {
     "moved_idle", "moved_after_request", "moved_streaming", "moved_tunnel",

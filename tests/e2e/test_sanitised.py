@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -22,22 +23,24 @@ from tests.support.wire import Wire
 
 needs_sanitisers = pytest.mark.skipif(not SANITISED, reason="only `make san-e2e` has sanitisers")
 
-SEALED: Final = "    faults.before_ready()\n"  # where a worker's own code stands after its seal
-ABORT: Final = "    os.abort()\n"
+# Where a worker's own code stands after its seal, and that it is no rehearsal.
+SEALED: Final = "        faults.before_ready()\n"
+FORKED: Final = "        if birth.fork.request:\n"
+ABORT: Final = "os.abort()\n"
 # One byte more than was allocated, to a function of the engine.
 READ_BEYOND: Final = """\
-    import ctypes
-    from dataplane.engine._native import ffi, lib
-    allocate = ctypes.CDLL(None).malloc
-    allocate.restype = ctypes.c_void_p
-    path = ffi.cast("uint8_t *", allocate(8))
-    ffi.memmove(path, b"/abcdefg", 8)
-    lib.dp_path_normalise(path, 9, ffi.new("size_t *"))
+import ctypes
+from dataplane.engine._native import ffi, lib
+allocate = ctypes.CDLL(None).malloc
+allocate.restype = ctypes.c_void_p
+path = ffi.cast("uint8_t *", allocate(8))
+ffi.memmove(path, b"/abcdefg", 8)
+lib.dp_path_normalise(path, 9, ffi.new("size_t *"))
 """
 # An address at which no engine can lie.
 MISALIGNED: Final = """\
-    from dataplane.engine._native import ffi, lib
-    lib.dp_engine_fd(ffi.cast("dp_engine *", 4097))
+from dataplane.engine._native import ffi, lib
+lib.dp_engine_fd(ffi.cast("dp_engine *", 4097))
 """
 
 
@@ -76,7 +79,8 @@ def test_a_fault_in_a_sealed_worker_fails_its_test(
 ) -> None:
     faulty.configure(app_config())
     faulty.start()
-    change(installed / "dataplane" / "worker" / "main.py", SEALED, SEALED + fault)
+    indented = textwrap.indent(fault, 12 * " ")
+    change(installed / "dataplane" / "worker" / "main.py", SEALED, SEALED + FORKED + indented)
     faulty.swap(faulty.build(app_config(mark="green")), code=502)
     with Wire.connect(faulty.address()) as client:
         assert client.get().body == b"blue"
