@@ -10,7 +10,7 @@ enum {
     FIXED_1 = 28,
     FIXED_2 = 150,
     CLIENT_MAX = 46,
-    READ_SHIFT_MAX = 15, /* the reader bounds it by what its own reads take */
+    READ_SHIFT_MAX = 15,     /* the reader bounds it by what its own reads take */
     OVERHEAD_MAX = 8 * 1024, /* of a chunked body, as dp_chunked bounds it */
     STATUS_LAST = 599
 };
