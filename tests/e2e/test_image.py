@@ -54,7 +54,7 @@ def test_code_is_part_of_the_image(apart: Dataplane, installed: Path) -> None:
     digest = apart.build(app_config())
     change(installed / "dataplane" / "cli" / "main.py", "Decides nothing else.", "Decides less.")
     assert apart.build() == digest  # no worker runs the command line
-    change(installed / "dataplane" / "worker" / "main.py", '"dp:', '"d2:')
+    change(installed / "dataplane" / "system" / "process.py", '"dp:', '"d2:')
     assert apart.build() != digest
 
 
@@ -87,7 +87,7 @@ def test_worker_runs_its_image_with_the_package_gone(apart: Dataplane, installed
     green = apart.build(app_config(mark="green"))
     apart.configure(app_config())
     apart.start()
-    change(installed / "dataplane" / "worker" / "main.py", '"dp:', '"d2:')
+    change(installed / "dataplane" / "system" / "process.py", '"dp:', '"d2:')
     newer = apart.build(app_config(mark="newer"))
     installed.rename(installed.with_name("gone"))
 
