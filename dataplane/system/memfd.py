@@ -63,16 +63,9 @@ def shared_memfd(name: str, size: int) -> int:
 
 def read_sealed(fd: int) -> bytes:
     """All of a sealed memory file. Raises `ControlError` for one that could still change."""
-    try:
-        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-    except OSError as error:
-        raise ControlError(f"not a memory file: {error.strerror}") from error
-    if seals & SEALS != SEALS:
+    if (seals := _seals(fd)) != SEALS:
         raise ControlError(f"a memory file that is not sealed: {seals:#x}")
-    size = os.fstat(fd).st_size
-    if size > SIZE_LIMIT:
-        raise ControlError(f"a memory file of {size} bytes, at most {SIZE_LIMIT} are taken")
-    return os.pread(fd, size, 0)
+    return os.pread(fd, _size(fd, SIZE_LIMIT), 0)
 
 
 def shared_size(fd: int) -> int:
@@ -80,14 +73,21 @@ def shared_size(fd: int) -> int:
 
     Raises `ControlError` for one that could shrink under who maps it.
     """
-    fixed = SEALS & ~fcntl.F_SEAL_WRITE
+    if (seals := _seals(fd)) != SEALS & ~fcntl.F_SEAL_WRITE:
+        raise ControlError(f"a shared memory file with other seals: {seals:#x}")
+    return _size(fd, SHARED_LIMIT)
+
+
+def _seals(fd: int) -> int:
+    """Which of ours are on it. Raises `ControlError` for what is no memory file."""
     try:
-        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+        return fcntl.fcntl(fd, fcntl.F_GET_SEALS) & SEALS
     except OSError as error:
         raise ControlError(f"not a memory file: {error.strerror}") from error
-    if seals & SEALS != fixed:
-        raise ControlError(f"a shared memory file with other seals: {seals:#x}")
+
+
+def _size(fd: int, limit: int) -> int:
     size = os.fstat(fd).st_size
-    if size > SHARED_LIMIT:
-        raise ControlError(f"a memory file of {size} bytes, at most {SHARED_LIMIT} are taken")
+    if size > limit:
+        raise ControlError(f"a memory file of {size} bytes, at most {limit} are taken")
     return size
