@@ -97,9 +97,8 @@ class Desk:
         if for_good:
             self._wanted.stopped(name)
         if app.generations or app.rollouts:
-            wish = Wish(stop=True, verb="stop" if for_good else "down", caller=caller)
-            stopping = app.stopping or self._rollouts.ask(app, wish)
-            await stopping.ended.wait()
+            verb = "stop" if for_good else "down"
+            await self._stopped(app, Wish(stop=True, verb=verb, caller=caller))
         await self._saved()
 
     def expect(self, name: AppName) -> None:
@@ -117,10 +116,7 @@ class Desk:
         app = self._known(name)
         self._wanted.removed(name)
         if app.generations or app.rollouts:
-            stopping = app.stopping or self._rollouts.ask(
-                app, Wish(stop=True, verb="apply", caller=caller)
-            )
-            await stopping.ended.wait()
+            await self._stopped(app, Wish(stop=True, verb="apply", caller=caller))
         self.forget(name)
         self._events.tell("app.removed", app=name)
         await self._saved()
@@ -195,6 +191,14 @@ class Desk:
     def former(self) -> tuple[Former, ...]:
         """Those workers."""
         return self._former
+
+    async def _stopped(self, app: App, wish: Wish) -> None:
+        """Until all that runs of it has ended: a green that is given up dies in its own time."""
+        stopping = app.stopping or self._rollouts.ask(app, wish)
+        leaving = tuple(app.generations)
+        await stopping.ended.wait()
+        for generation in leaving:
+            await generation.gone.wait()
 
     def _known(self, name: AppName) -> App:
         app = self._fleet.apps.get(name)

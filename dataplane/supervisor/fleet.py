@@ -117,6 +117,7 @@ class AppGeneration:
     seal_without: tuple[str, ...] = ()  # for tests, as in `messages.Fork`
     faults: tuple[str, ...] = ()
     slots: tuple[WorkerSlot, ...] = ()
+    gone: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)  # and forgotten
 
     @property
     def side(self) -> Side:

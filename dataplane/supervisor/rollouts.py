@@ -244,6 +244,7 @@ class Rollouts:
         if any(generation in (rolling.blue, rolling.green) for rolling in app.rollouts):
             return
         app.generations.remove(generation)
+        generation.gone.set()
         if app.serving is generation:
             app.serving = None
             self._names.rests(app.name)

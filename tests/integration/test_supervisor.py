@@ -103,10 +103,10 @@ def test_stop_gives_up_a_swap_that_has_not_switched(plane: Dataplane) -> None:
     eventually(lambda: len(plane.report()["generations"]) == 2)
     stopped = plane.call("POST", f"/v1/apps/{APP}/stop")
     assert (stopped.status, stopped.body["state"]) == (200, "stopped")
+    assert stopped.body["generations"] == []
     failed = swap.result(10)
     assert failed.status == 502
     assert failed.body["ledger"]["outcome"] == "failed"
-    eventually(lambda: plane.report()["generations"] == [])
 
 
 def test_zygote_that_dies_with_a_fork_under_way_fails_the_swap_alone(plane: Dataplane) -> None:
