@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -161,12 +162,14 @@ def test_rates_and_connections_count_once_over_workers_and_a_swap(plane: Datapla
     plane.configure(app_config(**rules))
     plane.start()
     wires = [wire_from(plane, "127.0.0.1") for _ in range(4)]
+    began = time.monotonic()
     seen = [wire.get("/").status for _ in range(3) for wire in wires]
     assert seen == [200] * 12
     plane.configure(app_config(mark="green", **rules))
     assert plane.swap()["connections"]["moved_idle"] == 4
     seen = [wire.get("/").status for _ in range(5) for wire in wires]
-    assert 8 <= seen.count(200) <= 12  # a second or two gave more
+    given = time.monotonic() - began  # one a second
+    assert 8 <= seen.count(200) <= min(20, 9 + given)
     assert seen.count(200) + seen.count(429) == 20
     with wire_from(plane, "127.0.0.1") as more:
         assert more.answer().status == 503  # of this source

@@ -38,7 +38,7 @@ def health(path: str | None = "/healthz", **fields: Any) -> HealthSpec:
     given: dict[str, Any] = {
         "interval_ms": 100,
         "timeout_ms": 100,
-        "fall": 2,
+        "fall": 4,  # in a row: one that is well is never out for a busy moment
         "rise": 2,
         "status_min": 200,
         "status_max": 399,
