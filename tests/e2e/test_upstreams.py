@@ -103,21 +103,30 @@ def test_what_was_learned_outlives_a_swap(plane: Dataplane, served: Upstream) ->
 
 
 def test_an_upstream_that_is_well_on_blue_and_not_on_green_fails_the_swap(
-    plane: Dataplane, served: Upstream
+    plane: Dataplane,
 ) -> None:
-    well = f"127.0.0.1:{served.port}"
-    plane.configure(config(well, rollout="regress", health=CHECK))
-    plane.start()
-    plane.event("upstream.up", endpoint=well)
-    with Upstream(Moody()) as other:
-        gone = f"127.0.0.1:{other.port}"
-    plane.configure(config(gone, rollout="regress", health=CHECK))
-    ledger = plane.swap(code=502)
-    assert ledger["outcome"] == "failed"
-    assert "upstream api: well where it serves now" in ledger["error"]
-    assert get(plane)[0] == 200
-    plane.configure(config(gone, rollout="ignore", health=CHECK))
-    assert plane.swap()["outcome"] == "swapped"
+    asked = threading.Semaphore(0)
+
+    def well(peer: Peer) -> None:
+        while True:
+            peer.request()
+            asked.release()
+            peer.answer(b"well")
+
+    with Upstream(well) as served:
+        plane.configure(config(f"127.0.0.1:{served.port}", rollout="regress", health=CHECK))
+        plane.start()
+        for _ in range(2):  # the second is asked once the first was answered
+            assert asked.acquire(timeout=SECONDS)
+        with Upstream(Moody()) as other:
+            gone = f"127.0.0.1:{other.port}"
+        plane.configure(config(gone, rollout="regress", health=CHECK))
+        ledger = plane.swap(code=502)
+        assert ledger["outcome"] == "failed"
+        assert "upstream api: well where it serves now" in ledger["error"]
+        assert get(plane)[0] == 200
+        plane.configure(config(gone, rollout="ignore", health=CHECK))
+        assert plane.swap()["outcome"] == "swapped"
 
 
 def test_an_outage_that_blue_sees_too_stops_no_swap(plane: Dataplane) -> None:
