@@ -96,9 +96,8 @@ class Desk:
         app = self._known(name)
         if for_good:
             self._wanted.stopped(name)
-        if app.generations or app.rollouts:
-            verb = "stop" if for_good else "down"
-            await self._stopped(app, Wish(stop=True, verb=verb, caller=caller))
+        verb = "stop" if for_good else "down"
+        await self._stopped(app, Wish(stop=True, verb=verb, caller=caller))
         await self._saved()
 
     def expect(self, name: AppName) -> None:
@@ -115,8 +114,7 @@ class Desk:
         """Drains and stops an app that is not wanted any more, and forgets it but for its past."""
         app = self._known(name)
         self._wanted.removed(name)
-        if app.generations or app.rollouts:
-            await self._stopped(app, Wish(stop=True, verb="apply", caller=caller))
+        await self._stopped(app, Wish(stop=True, verb="apply", caller=caller))
         self.forget(name)
         self._events.tell("app.removed", app=name)
         await self._saved()
@@ -194,6 +192,8 @@ class Desk:
 
     async def _stopped(self, app: App, wish: Wish) -> None:
         """Until all that runs of it has ended: a green that is given up dies in its own time."""
+        if not app.generations and not app.rollouts:
+            return
         stopping = app.stopping or self._rollouts.ask(app, wish)
         leaving = tuple(app.generations)
         await stopping.ended.wait()

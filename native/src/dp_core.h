@@ -49,11 +49,10 @@ enum {
     DP_SPLICE_MAX = 1024 * 1024, /* at once: a pipe of pages holds segments, which are larger */
     DP_SPLICE_SHIFT = 3,         /* so many times the read size doubled: bulk, of no known length */
     DP_SPLICE_SHIFT_MAX = 5,
-    DP_GATHER_BYTES = 256 * 1024, /* of an answer, before they are told of */
-    DP_GATHER_MAX = 1024 * 1024,  /* the same, where the client takes all at once */
-    DP_GATHER_MS = 20,            /* a source that is silent for so long is slow */
-    DP_INTERIM_MAX = 256,         /* answers of the 1xx kind to one request */
-    DP_WATCH_LATE_MS = 1000       /* a client that goes unseen is noticed after so long */
+    DP_GATHER_BYTES = 1024 * 1024, /* of an answer, before they are told of */
+    DP_GATHER_MS = 20,             /* a source that is silent for so long is slow */
+    DP_INTERIM_MAX = 256,          /* answers of the 1xx kind to one request */
+    DP_WATCH_LATE_MS = 1000        /* a client that goes unseen is noticed after so long */
 };
 
 /* --- connections ----------------------------------------------------------------------------- */
@@ -166,7 +165,6 @@ typedef struct dp_exchange {
     bool response_piped;
     uint8_t client[16];    /* whom a trusted proxy named for this request, else the peer */
     bool response_stalled; /* for DP_GATHER_MS: its bytes are passed on as they come */
-    bool response_waited;  /* for its client, which did not take all of a piece at once */
     dp_buffer sent;        /* the whole request so far, while it may be sent again, or waits */
     dp_account account;
 } dp_exchange;

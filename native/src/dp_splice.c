@@ -8,9 +8,7 @@
  * While much of an answer of known length is to come, the kernel tells of its bytes only once there
  * are DP_GATHER_BYTES, or all that are left (socket(7), SO_RCVLOWAT): a source that writes as fast
  * as we read would else wake us for every segment. One that stalls for DP_GATHER_MS is told of at
- * once from then on, so nothing is held back for longer. The kernel makes room for what is gathered
- * (tcp_set_rcvlowat), so it is more only where the client has taken each piece at once: slow
- * clients of large answers hold no more of the kernel's memory than need be.
+ * once from then on, so nothing is held back for longer.
  *
  * SPLICE_F_MORE is never given: it would hold back the tail for up to 200 ms when the source stalls
  * (tcp(7), TCP_CORK). */
@@ -209,14 +207,11 @@ void dp_gather_end(dp_conn *up)
 /* So much of its answer is still to come. */
 static void gather(dp_engine *engine, dp_conn *up, uint64_t left)
 {
-    const dp_exchange *exchange = up->peer->exchange;
-    uint32_t most =
-        exchange->response_piped && !exchange->response_waited ? DP_GATHER_MAX : DP_GATHER_BYTES;
     if (left == 0) {
         dp_gather_end(up);
         return;
     }
-    tell_from(up, left < most ? (uint32_t)left : most);
+    tell_from(up, left < DP_GATHER_BYTES ? (uint32_t)left : DP_GATHER_BYTES);
     dp_timer_set(engine, up, DP_GATHER_MS);
 }
 
@@ -247,22 +242,18 @@ enum dp_passed dp_splice_body(dp_engine *engine, dp_conn *from, dp_conn *to, uin
         dp_gather_end(from);
         return DP_PASSED_NO_PIPE;
     }
-    *piped |= got > 0;
     if ((got > 0 || got == -EAGAIN) && may_gather(from, framing))
         gather(engine, from, got > 0 ? *left - (uint64_t)got : *left);
     if (got == -EAGAIN)
         return DP_PASSED_NOTHING;
     if (got < 0 || (got == 0 && framing != DP_BODY_CLOSE))
         return DP_PASSED_SOURCE_FAILED;
+    *piped = true;
     if (framing == DP_BODY_CLOSE) {
         *ret_done = got == 0;
     } else {
         *left -= (uint64_t)got;
         *ret_done = *left == 0;
     }
-    if (dp_conn_flush(engine, to) != 0)
-        return DP_PASSED_SINK_FAILED;
-    if (from->role == DP_UP && dp_conn_unsent(to) != 0)
-        to->exchange->response_waited = true;
-    return DP_PASSED_SOME;
+    return dp_conn_flush(engine, to) == 0 ? DP_PASSED_SOME : DP_PASSED_SINK_FAILED;
 }

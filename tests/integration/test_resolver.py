@@ -226,9 +226,7 @@ def test_silent_server_is_given_up_within_the_bound(dns: DnsServer, tmp_path: Pa
 
     seconds = run(measured)
     assert isinstance(seconds, float)
-    assert (
-        0.15 < seconds < 5.0
-    )  # a clock of milliseconds; and not what resolv.conf(5) would have it wait
+    assert 0.15 < seconds < 1.0
 
 
 def test_next_server_answers_for_one_that_does_not(
