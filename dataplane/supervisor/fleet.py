@@ -169,6 +169,7 @@ class Rollout:
     finding: asyncio.Task[None] | None = None
     deadline: asyncio.TimerHandle | None = None
     receives: int = 0  # how many `Received` are to come
+    channels: list[tuple[socket.socket, socket.socket]] = dataclasses.field(default_factory=list)
     marks: dict[str, float] = dataclasses.field(default_factory=dict)
     switched: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     ended: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -353,12 +354,20 @@ class Rollouts:
         assert green is not None
         self._mark(rolling, "ready")
         try:
+            self._reserve_channels(rolling)
             green.lent.start()
         except DataplaneError as error:
             rolling.error = error
             self.happen(rolling, Event.GREEN_DIED)
             return
         self._slots_happen(green, lifecycle.Event.SERVE)
+
+    def _reserve_channels(self, rolling: Rollout) -> None:
+        """Makes what blue will need to give its connections away, while the swap can still fail."""
+        blue = rolling.app.serving
+        for slot in blue.slots if blue is not None else ():
+            if is_accepting(slot):
+                rolling.channels.append(packet_pair())
 
     def _promote_green(self, rolling: Rollout) -> None:
         app, green = rolling.app, rolling.green
@@ -414,7 +423,8 @@ class Rollouts:
         assert giver.pidfd is not None
         assert taker.line is not None
         try:
-            givers_end, takers_end = packet_pair()
+            channels = rolling.channels
+            givers_end, takers_end = channels.pop() if channels else packet_pair()
         except LaunchError as error:  # what it holds ends by itself, or at the drain's deadline
             self._events.tell("worker.cannot_move", **giver.facts(), error=str(error))
             self._lives.happen(giver, lifecycle.Event.DRAIN)
@@ -484,6 +494,8 @@ class Rollouts:
         app.rollouts.remove(rolling)
         if rolling.finding is not None and rolling.finding is not asyncio.current_task():
             rolling.finding.cancel()  # superseded: nobody waits for that build any more
+        for end in itertools.chain.from_iterable(rolling.channels):
+            end.close()
         if rolling.wish.stop:
             app.error = None
             self._events.tell("app.stopped", app=app.name)

@@ -123,6 +123,17 @@ def _send(pids: list[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
+@contextlib.contextmanager
+def limited(pid: int, kind: int, value: int) -> Iterator[None]:
+    """That process alone, whose children keep what they have."""
+    soft, hard = resource.prlimit(pid, kind)
+    resource.prlimit(pid, kind, (value, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, kind, (soft, hard))
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Belongings:
     """What a supervisor and all below it have. Compared before and after."""
@@ -338,14 +349,13 @@ class Nemesis:
         self._settle()
 
     def _full_disk(self) -> None:
-        with self._limited(resource.RLIMIT_FSIZE, 0):
+        with limited(self._plane.pid, resource.RLIMIT_FSIZE, 0):
             self._try_swap(self._random.choice(APPS))
         self._settle()
 
     def _no_descriptors(self) -> None:
-        with self._limited(
-            resource.RLIMIT_NOFILE, len(os.listdir(f"/proc/{self._plane.pid}/fd")) + 2
-        ):
+        pid = self._plane.pid
+        with limited(pid, resource.RLIMIT_NOFILE, len(os.listdir(f"/proc/{pid}/fd")) + 2):
             self._try_swap(self._random.choice(APPS))
         self._settle()
 
@@ -399,17 +409,6 @@ class Nemesis:
 
     def _named(self, name: str) -> list[int]:
         return [pid for pid in children(self._plane.pid) if process_name(pid) == name]
-
-    @contextlib.contextmanager
-    def _limited(self, kind: int, value: int) -> Iterator[None]:
-        """The supervisor alone, whose children keep what they have."""
-        pid = self._plane.pid
-        soft, hard = resource.prlimit(pid, kind)
-        resource.prlimit(pid, kind, (value, hard))
-        try:
-            yield
-        finally:
-            resource.prlimit(pid, kind, (soft, hard))
 
     def _belongings(self) -> Belongings:
         pid = self._plane.pid
