@@ -148,29 +148,37 @@ class _Log:
 
     def _next(self, fd: int) -> int | None:
         """The file that was begun after this one, opened; None: this one is the newest."""
-        mine = _identity(fd)
+        mine = os.fstat(fd).st_ino
         while True:
-            known = list(self._identities())
-            place = known.index(mine) if mine in known else len(known)
+            files = self._files()
+            inodes = [inode for _, inode in files]
+            place = inodes.index(mine) if mine in inodes else len(inodes)
             if place == 0:
-                return None
+                return None  # or just set aside: the next one is not there yet
+            number, inode = files[place - 1]
             try:
-                following = os.open(self._path(place - 1), os.O_RDONLY | os.O_CLOEXEC)
+                following = os.open(self._path(number), os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
-                if place == 1:
-                    return None  # just set aside: the next one is not there yet
                 continue
-            # Files that are set aside meanwhile all get another number: then once more.
-            if place == len(known) or _identity(self._path(place)) == mine:
+            # While files are set aside, a look at the folder may miss some: then once more.
+            if os.fstat(following).st_ino == inode and self._files() == files:
                 return following
             os.close(following)
 
-    def _identities(self) -> Iterator[tuple[int, int] | None]:
-        """Of the current file, and of those set aside, the newest first."""
-        number = 0
-        while (identity := _identity(self._path(number))) is not None or number == 0:
-            yield identity
-            number += 1
+    def _files(self) -> list[tuple[int, int]]:
+        """Number and inode of the current file, which is 0, and of those set aside, by age.
+
+        A number may lack: the older ones are moved before the newer ones.
+        """
+        found = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                name, _, number = entry.name.partition(f"{FILE}.")
+                if entry.name == FILE:
+                    found.append((0, entry.inode()))
+                elif not name and number.isdecimal():
+                    found.append((int(number), entry.inode()))
+        return sorted(found)
 
     def _path(self, number: int) -> Path:
         return self._folder / (f"{FILE}.{number}" if number else FILE)
@@ -187,14 +195,6 @@ class _Log:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             self._fd = os.open(self._folder / FILE, os.O_RDONLY | os.O_CLOEXEC)
             self.is_there = True
-
-
-def _identity(file: int | Path) -> tuple[int, int] | None:
-    try:
-        told = os.stat(file)
-    except FileNotFoundError:
-        return None
-    return told.st_dev, told.st_ino
 
 
 def _tail(fd: int, size: int, count: int) -> tuple[list[bytes], int]:

@@ -161,6 +161,25 @@ def test_following_goes_on_over_rotations_and_loses_no_line(plane: Dataplane) ->
     assert all(path.stat().st_size <= 64 << 10 for path in aside)
 
 
+def test_following_misses_no_file_while_others_are_set_aside(plane: Dataplane) -> None:
+    """The older ones are moved first, so that one number lacks for a moment."""
+    log = log_path(plane)
+    log.parent.mkdir(parents=True)
+
+    def aside(number: int) -> Path:
+        return log.with_name(f"{log.name}.{number}")
+
+    log.write_text('{"path": "/?0"}\n')
+    with following(plane) as child:
+        assert numbers(lines_of(child, 1)) == [0]
+        child.send_signal(signal.SIGSTOP)
+        log.rename(aside(3))
+        aside(2).write_text('{"path": "/?1"}\n')
+        log.write_text('{"path": "/?2"}\n')
+        child.send_signal(signal.SIGCONT)
+        assert numbers(lines_of(child, 2)) == [1, 2]
+
+
 def test_following_may_begin_before_there_is_a_log(plane: Dataplane) -> None:
     with following(plane) as child:
         start(plane)
